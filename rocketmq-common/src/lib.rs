@@ -1,0 +1,1 @@
+//! What Apache RocketMQ producers, consumers and tools share: typed requests, messages, routes, and the client that holds connections.
