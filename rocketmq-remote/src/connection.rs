@@ -1,0 +1,360 @@
+mod outgoing;
+mod pending;
+mod processors;
+mod shared;
+mod silence;
+mod tasks;
+
+pub use processors::{Incoming, Processors};
+
+use crate::{
+    CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode,
+    request::Body as _, transport,
+};
+use pending::{Outcome, Waiting};
+use serde::{Deserialize, Serialize};
+use shared::Shared;
+use std::{
+    future::Future,
+    marker::PhantomData,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+/// What a connection allows itself and its peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionOptions {
+    /// Longest time to connect, name look-up included. Default 3 s.
+    pub connect_timeout: Duration,
+    /// Largest frame in either direction, its length word included. Default and maximum 16 MiB.
+    pub max_frame_bytes: usize,
+    /// Most calls that wait for an answer at once; a further one waits for room until its deadline. Default 65,535, as
+    /// in Java.
+    pub max_calls: usize,
+    /// Most bytes that wait to be written; a further call waits for room until its deadline. A frame larger than that
+    /// waits until it is alone. Default 32 MiB.
+    pub max_queued_bytes: usize,
+    /// Whether heads are written in the binary layout rather than as JSON. Default false. Codes beyond 16 bits travel
+    /// as JSON all the same; either is read.
+    pub binary_head: bool,
+    /// How long a peer may send nothing while calls expire before the connection is given up. Default 5 s.
+    pub silence: Duration,
+}
+
+impl Default for ConnectionOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            max_frame_bytes: MAX_FRAME_BYTES,
+            max_calls: 65_535,
+            max_queued_bytes: 32 * 1024 * 1024,
+            binary_head: false,
+            silence: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A connection to one peer, over which many calls go at once. A cheap handle; the same type on both sides.
+///
+/// Dropping the last handle ends the connection and its tasks. [`close`](Self::close) first writes what is queued.
+#[derive(Clone, Debug)]
+pub struct Connection(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close(CloseCause::Local);
+    }
+}
+
+impl Connection {
+    /// Connects to `addr`, of the form `host:port`; the host may be a name, an IPv4 or an IPv6 address.
+    ///
+    /// # Errors
+    /// [`Error::Address`] for another form, [`Error::Connect`] where nobody answers within the connect timeout.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn dial(addr: &str, options: ConnectionOptions, processors: Processors) -> Result<Self, Error> {
+        let addr: Arc<str> = addr.into();
+        let stream = transport::dial(&addr, options.connect_timeout).await?;
+        let peer = stream.peer_addr().ok();
+        tracing::debug!(%addr, "connected");
+        let (reader, writer) = stream.into_split();
+        Ok(Self::start(addr, peer, reader, writer, options, processors))
+    }
+
+    /// Serves an accepted socket: the other end of [`dial`](Self::dial).
+    ///
+    /// # Errors
+    /// [`Error::Connect`] where the socket is dead already.
+    pub fn accept(stream: TcpStream, options: ConnectionOptions, processors: Processors) -> Result<Self, Error> {
+        let peer = stream.peer_addr().and_then(|peer| transport::tune(&stream).map(|()| peer));
+        let peer =
+            peer.map_err(|source| Error::Connect { addr: "an accepted socket".into(), source: source.into() })?;
+        let (reader, writer) = stream.into_split();
+        Ok(Self::start(peer.to_string().into(), Some(peer), reader, writer, options, processors))
+    }
+
+    /// A connection over any pair of byte streams.
+    pub(crate) fn start<R, W>(
+        addr: Arc<str>,
+        peer: Option<SocketAddr>,
+        reader: R,
+        writer: W,
+        options: ConnectionOptions,
+        processors: Processors,
+    ) -> Self
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        let shared = Arc::new(Shared::new(addr, peer, options, processors));
+        let tasks = TaskTracker::new();
+        tasks.spawn(tasks::read(shared.clone(), reader));
+        tasks.spawn(tasks::write(shared.clone(), writer));
+        tasks.spawn(tasks::time_out(shared.clone()));
+        tasks.close();
+        Self(Arc::new(Handle { shared, tasks }))
+    }
+
+    /// Asks and awaits the answer.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the peer answers with a code the request was not declared to be answered with;
+    /// [`Error::TimedOut`], [`Error::NoRoom`] where the deadline passes; [`Error::Closed`] where the connection ends;
+    /// [`Error::Encode`], [`Error::Decode`] where the request or the answer cannot be written or read, which harms no
+    /// other call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the call up; a late answer is dropped. The request may have been sent, always whole.
+    pub async fn call<R: Request>(&self, request: &R, body: R::Body, deadline: Deadline) -> Result<R::Reply, Error> {
+        self.call_async(request, body, deadline).await?.await
+    }
+
+    /// Queues the request, waiting only for room, and returns a future of the answer. Requests queued one after the
+    /// other are sent in that order.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), as far as they come up before the request is queued.
+    ///
+    /// # Cancel safety
+    /// Dropping this future before it is ready sends nothing.
+    pub async fn call_async<R: Request>(
+        &self,
+        request: &R,
+        body: R::Body,
+        deadline: Deadline,
+    ) -> Result<PendingReply<R>, Error> {
+        let shared = &self.0.shared;
+        let mut command = self.command(request, body)?;
+        let size = command.body.len() + command.fields.as_bytes().len();
+        let call = match shared.calls.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.room(R::CODE, deadline, shared.calls.clone().acquire_owned()).await?,
+        };
+        let permits = self.byte_room(R::CODE, size, deadline).await?;
+        let (outcome, receiver) = oneshot::channel();
+        let waiting = Waiting { outcome, sent: Instant::now(), deadline: deadline.instant() };
+        command.opaque = shared.enter(waiting).map_err(|cause| self.closed(cause, false))?;
+        // From here on, dropping the reply takes the call out of the table again.
+        let reply = PendingReply {
+            connection: self.clone(),
+            opaque: command.opaque,
+            receiver,
+            _call: call,
+            done: false,
+            request: PhantomData,
+        };
+        let mut frame = shared.encode(&mut command).map_err(|source| self.encode_error(R::CODE, source))?;
+        frame.permits = permits.forget();
+        shared.outgoing.push(frame);
+        Ok(reply)
+    }
+
+    /// Queues a request that is not answered, waiting only for room. It is written unless the connection fails;
+    /// nobody tells whether the peer did what was asked.
+    ///
+    /// # Errors
+    /// As [`call_async`](Self::call_async).
+    ///
+    /// # Cancel safety
+    /// Dropping this future before it is ready sends nothing.
+    pub async fn call_oneway<R: Request>(&self, request: &R, body: R::Body, deadline: Deadline) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        let mut command = self.command(request, body)?.one_way();
+        let mut frame = shared.encode(&mut command).map_err(|source| self.encode_error(R::CODE, source))?;
+        let permits = self.byte_room(R::CODE, frame.head.len() + frame.body.len(), deadline).await?;
+        if let Some(cause) = shared.closed() {
+            return Err(self.closed(cause, false));
+        }
+        frame.permits = permits.forget();
+        shared.outgoing.push(frame);
+        Ok(())
+    }
+
+    /// Writes what is queued, then ends the connection; calls that still wait fail. Waits until its tasks are gone, at
+    /// the latest until the deadline, when they are ended.
+    pub async fn close(&self, deadline: Deadline) {
+        let shared = &self.0.shared;
+        shared.closing.store(true, Ordering::Release);
+        shared.outgoing.filled.notify_one();
+        if timeout_at(deadline.instant(), self.0.tasks.wait()).await.is_err() {
+            shared.close(CloseCause::Local);
+            self.0.tasks.wait().await;
+        }
+    }
+
+    /// The address as it was dialled, or the one it was accepted from.
+    pub fn addr(&self) -> &Arc<str> {
+        &self.0.shared.addr
+    }
+
+    /// A number that tells this connection from every other one of the process.
+    pub fn id(&self) -> u64 {
+        self.0.shared.id
+    }
+
+    /// Why the connection has ended, if it has.
+    pub fn close_cause(&self) -> Option<Arc<CloseCause>> {
+        self.0.shared.closed()
+    }
+
+    /// Whether new calls belong on a fresh connection: this one has ended, or the peer has said GO_AWAY. What is in
+    /// flight on it goes on.
+    pub fn is_spent(&self) -> bool {
+        self.0.shared.going_away.load(Ordering::Acquire) || self.close_cause().is_some()
+    }
+
+    /// Resolves once the connection has ended.
+    pub async fn ended(&self) {
+        self.0.shared.ended.cancelled().await;
+    }
+
+    /// The calls that wait for an answer now.
+    pub fn in_flight(&self) -> usize {
+        self.0.shared.pending().len()
+    }
+
+    fn command<R: Request>(&self, request: &R, body: R::Body) -> Result<Command, Error> {
+        let body = body.into_bytes().map_err(|source| self.encode_error(R::CODE, source))?;
+        let mut command = Command::request(request).with_body(body);
+        if self.0.shared.options.binary_head {
+            command.encoding = HeadEncoding::Binary;
+        }
+        Ok(command)
+    }
+
+    /// Waits for permits until the deadline. A closed semaphore means a closed connection.
+    async fn room<P>(
+        &self,
+        code: RequestCode,
+        deadline: Deadline,
+        permit: impl Future<Output = Result<P, tokio::sync::AcquireError>>,
+    ) -> Result<P, Error> {
+        match timeout_at(deadline.instant(), permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => {
+                let cause = self.close_cause().unwrap_or_else(|| Arc::new(CloseCause::Local));
+                Err(self.closed(cause, false))
+            }
+            Err(_) => Err(Error::NoRoom { addr: self.addr().clone(), code }),
+        }
+    }
+
+    async fn byte_room(&self, code: RequestCode, bytes: usize, deadline: Deadline) -> Result<BytePermits<'_>, Error> {
+        let shared = &self.0.shared;
+        let count = shared.byte_permits(bytes);
+        let permit = match shared.bytes.try_acquire_many(count) {
+            Ok(permit) => permit,
+            Err(_) => self.room(code, deadline, shared.bytes.acquire_many(count)).await?,
+        };
+        Ok(BytePermits(permit))
+    }
+
+    fn closed(&self, cause: Arc<CloseCause>, sent: bool) -> Error {
+        Error::Closed { addr: self.addr().clone(), cause, sent }
+    }
+
+    fn encode_error(&self, code: RequestCode, source: crate::EncodeError) -> Error {
+        Error::Encode { code, source: Arc::new(source) }
+    }
+}
+
+/// Permits for bytes that are about to be queued; they go back when the writer has written them.
+struct BytePermits<'a>(tokio::sync::SemaphorePermit<'a>);
+
+impl BytePermits<'_> {
+    fn forget(self) -> usize {
+        let count = self.0.num_permits();
+        self.0.forget();
+        count
+    }
+}
+
+/// The answer to a queued request, as a future.
+///
+/// Dropping it gives the call up: a late answer is dropped. It resolves at the call's deadline at the latest.
+#[must_use = "the answer tells whether the request was done"]
+#[derive(Debug)]
+pub struct PendingReply<R: Request> {
+    connection: Connection,
+    opaque: i32,
+    receiver: oneshot::Receiver<Outcome>,
+    _call: OwnedSemaphorePermit,
+    done: bool,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R: Request> Future for PendingReply<R> {
+    type Output = Result<R::Reply, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let outcome = ready!(Pin::new(&mut this.receiver).poll(context));
+        this.done = true;
+        let addr = || this.connection.addr().clone();
+        Poll::Ready(match outcome {
+            Ok(Outcome::Answer(command)) => read_answer::<R>(addr(), command),
+            Ok(Outcome::TimedOut) => Err(Error::TimedOut { addr: addr(), code: R::CODE }),
+            Ok(Outcome::Closed(cause)) => Err(this.connection.closed(cause, true)),
+            // The sender lives in the table of calls, which sends before it drops one.
+            Err(_) => Err(this.connection.closed(Arc::new(CloseCause::Local), true)),
+        })
+    }
+}
+
+impl<R: Request> Drop for PendingReply<R> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.connection.0.shared.pending().remove(self.opaque);
+        }
+    }
+}
+
+fn read_answer<R: Request>(addr: Arc<str>, command: Command) -> Result<R::Reply, Error> {
+    let code = command.response_code();
+    if !R::is_ok(code) {
+        return Err(Error::Refused { addr, code, remark: command.remark.unwrap_or_default() });
+    }
+    R::Reply::from_command(command).map_err(|source| Error::Decode { addr, code: R::CODE, source: source.into() })
+}
+
+#[cfg(test)]
+mod tests;
