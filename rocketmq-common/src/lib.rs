@@ -1,1 +1,29 @@
-//! What Apache RocketMQ producers, consumers and tools share: typed requests, messages, routes, and the client that holds connections.
+//! What Apache RocketMQ producers, consumers and tools share: typed requests, messages, routes, and the client that
+//! holds connections.
+//!
+//! [`Client`] is the way in: one cluster, its routes, its connections, its heartbeats, and the typed calls. [`Message`]
+//! is what is sent, [`StoredMessage`] what is received. [`protocol`] has every request beside its reply.
+
+// message layer
+pub mod compress;
+pub mod json;
+pub mod message;
+
+mod client;
+mod config;
+mod error;
+mod identity;
+mod name_server;
+mod pool;
+pub mod protocol;
+pub mod random;
+mod retry;
+mod route;
+
+pub use client::Client;
+pub use config::ClientConfig;
+pub use error::Error;
+pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
+pub use retry::Backoff;
+pub use rocketmq_remote as remote;
+pub use route::TopicRoute;

@@ -1,0 +1,424 @@
+mod calls;
+mod members;
+mod routes;
+
+use crate::{
+    ClientConfig, Error, TopicRoute,
+    identity::client_id,
+    message::names::AUTO_CREATE_TOPIC,
+    name_server::NameServers,
+    pool::Pool,
+    protocol::{ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged, TopicRouteData},
+    random::random_below,
+};
+use members::Members;
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode};
+use routes::RouteTable;
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, Weak},
+};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval_at, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// One client of one cluster: its connections, its routes, its heartbeats. A cheap handle.
+///
+/// A producer and a consumer make one each, or share one. Several clients, also of several clusters, live side by side
+/// in a process and have nothing in common. Dropping the last handle stops everything at once;
+/// [`shutdown`](Self::shutdown) does it in order.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stopped.cancel();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: Arc<str>,
+    config: ClientConfig,
+    name_servers: NameServers,
+    pool: Pool,
+    routes: RouteTable,
+    members: Members,
+    /// Topics whose route has failed somebody, with the generation that did.
+    stale: Mutex<HashMap<Arc<str>, u64>>,
+    stale_noted: Notify,
+    heartbeat_wanted: Notify,
+    stopped: CancellationToken,
+}
+
+impl Client {
+    /// Makes a client and asks a name server something, to be sure that there is one.
+    ///
+    /// `name_servers` are addresses of the form `host:port`; one text may hold several, separated by `;` or `,`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an option that cannot work or an empty list, [`Error::NoNameServer`] where none answers
+    /// within the request timeout.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn start(
+        name_servers: impl IntoIterator<Item = impl Into<String>>,
+        config: ClientConfig,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let name_servers: Vec<String> = name_servers.into_iter().map(Into::into).collect();
+        let name_servers = NameServers::new(name_servers, random_below(1024))?;
+        let shared = Arc::new(Shared {
+            id: client_id(config.instance_name.as_deref()).into(),
+            name_servers,
+            pool: Pool::new(config.connection.clone()),
+            routes: RouteTable::default(),
+            members: Members::default(),
+            stale: Mutex::default(),
+            stale_noted: Notify::new(),
+            heartbeat_wanted: Notify::new(),
+            stopped: CancellationToken::new(),
+            config,
+        });
+        let client = Self(Arc::new(Handle { shared: shared.clone(), tasks: TaskTracker::new() }));
+        // The template of new topics: a producer will want it, and any answer tells that a name server is there.
+        match client.route(&AUTO_CREATE_TOPIC.into()).await {
+            Ok(_) | Err(Error::TopicNotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        client.0.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_routes(shared.clone())));
+        client.0.tasks.spawn(until_stopped(shared.stopped.clone(), beat(shared)));
+        Ok(client)
+    }
+
+    /// The id by which brokers know this client.
+    pub fn id(&self) -> &Arc<str> {
+        &self.shared().id
+    }
+
+    /// What this client was made with.
+    pub fn config(&self) -> &ClientConfig {
+        &self.shared().config
+    }
+
+    /// A deadline one request timeout from now.
+    pub fn request_deadline(&self) -> Deadline {
+        Deadline::after(self.config().request_timeout)
+    }
+
+    /// The route of a topic: the one that is known, else the one a name server answers.
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`], [`Error::NoNameServer`].
+    pub async fn route(&self, topic: &Arc<str>) -> Result<Arc<TopicRoute>, Error> {
+        match self.shared().routes.known(topic) {
+            Some(route) => Ok(route),
+            None => self.newer_route(topic, 0).await,
+        }
+    }
+
+    /// The route of a topic as it is known, without a look-up.
+    pub fn known_route(&self, topic: &str) -> Option<Arc<TopicRoute>> {
+        self.shared().routes.known(topic)
+    }
+
+    /// The route of a topic, looked up unless one newer than generation `seen` is known already.
+    ///
+    /// # Errors
+    /// As [`route`](Self::route).
+    pub async fn newer_route(&self, topic: &Arc<str>, seen: u64) -> Result<Arc<TopicRoute>, Error> {
+        self.shared().newer_route(topic, seen).await
+    }
+
+    /// The route by which to send to a topic: its own, or, where it does not exist and new topics are allowed, the one
+    /// it will have, with `queues` queues a broker at most.
+    ///
+    /// # Errors
+    /// As [`route`](Self::route).
+    pub async fn publish_route(&self, topic: &Arc<str>, queues: i32) -> Result<Arc<TopicRoute>, Error> {
+        match self.route(topic).await {
+            Err(Error::TopicNotFound { topic }) => match self.route(&AUTO_CREATE_TOPIC.into()).await {
+                Ok(template) => Ok(self.shared().routes.assume(&topic, &template, queues)),
+                Err(Error::TopicNotFound { .. }) => Err(Error::TopicNotFound { topic }),
+                Err(error) => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    /// Notes that a route has failed its user; it is looked up anew in the background.
+    pub fn note_stale(&self, route: &TopicRoute) {
+        let shared = self.shared();
+        let mut stale = shared.stale.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        stale.insert(route.topic().clone(), route.generation());
+        drop(stale);
+        shared.stale_noted.notify_one();
+    }
+
+    /// The connection to a broker's address; a fresh one has been told who we are before anybody uses it.
+    ///
+    /// # Errors
+    /// [`RemoteError::Connect`], also at once while the address rests after a failed dial.
+    pub async fn broker(&self, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {
+        self.shared().broker(addr, deadline).await
+    }
+
+    /// Asks a broker and awaits the answer. A broker that answers GO_AWAY did not do it and is asked once more, on a
+    /// fresh connection.
+    ///
+    /// # Errors
+    /// As [`Connection::call`] and [`broker`](Self::broker).
+    pub async fn call<R: Request>(
+        &self,
+        addr: &Arc<str>,
+        request: &R,
+        body: R::Body,
+        deadline: Deadline,
+    ) -> Result<R::Reply, RemoteError>
+    where
+        R::Body: Clone,
+    {
+        let connection = self.broker(addr, deadline).await?;
+        match connection.call(request, body.clone(), deadline).await {
+            Err(RemoteError::Refused { code: ResponseCode::GO_AWAY, .. }) => {
+                let fresh = self.broker(addr, deadline).await?;
+                fresh.call(request, body, deadline).await
+            }
+            other => other,
+        }
+    }
+
+    /// Enters a producer group into the heartbeats.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where this client is in the group already.
+    pub fn register_producer(&self, group: &Arc<str>) -> Result<(), Error> {
+        self.shared().members.add_producer(group)
+    }
+
+    /// Enters a consumer group into the heartbeats. `members_changed` is notified when a broker says so.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where this client is in the group already.
+    pub fn register_consumer(&self, data: ConsumerData, members_changed: Arc<Notify>) -> Result<(), Error> {
+        self.shared().members.add_consumer(data, members_changed)
+    }
+
+    /// Replaces what the heartbeats say of a consumer group.
+    pub fn update_consumer(&self, data: ConsumerData) {
+        self.shared().members.update_consumer(data);
+    }
+
+    /// Sends a heartbeat to every broker of the routes in use and waits for their answers, or for the request timeout.
+    pub async fn heartbeat(&self) {
+        self.shared().heartbeat().await;
+    }
+
+    /// Asks for a heartbeat soon, without waiting for it.
+    pub fn heartbeat_soon(&self) {
+        self.shared().heartbeat_wanted.notify_one();
+    }
+
+    /// Whether the client has been shut down.
+    pub fn is_shut_down(&self) -> bool {
+        self.shared().stopped.is_cancelled()
+    }
+
+    /// Writes what is queued, ends all connections and tasks, and waits for them until the deadline at the latest.
+    pub async fn shutdown(&self, deadline: Deadline) {
+        let shared = self.shared();
+        shared.stopped.cancel();
+        let mut closing = JoinSet::new();
+        for connection in shared.pool.drain() {
+            closing.spawn(async move { connection.close(deadline).await });
+        }
+        while closing.join_next().await.is_some() {}
+        self.0.tasks.close();
+        let _ = timeout_at(deadline.instant(), self.0.tasks.wait()).await;
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+}
+
+async fn until_stopped(stopped: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stopped.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Looks the routes in use up anew, all of them now and then, and those that failed somebody at once.
+async fn refresh_routes(shared: Arc<Shared>) {
+    let mut ticks = ticks(shared.config.route_refresh_interval);
+    loop {
+        let stale: Vec<(Arc<str>, u64)> = tokio::select! {
+            _ = ticks.tick() => {
+                let generation = |topic: &str| shared.routes.known(topic).map_or(0, |route| route.generation());
+                shared.routes.topics_in_use().into_iter().map(|topic| (topic.clone(), generation(&topic))).collect()
+            }
+            () = shared.stale_noted.notified() => {
+                let mut stale = shared.stale.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                mem::take(&mut *stale).into_iter().collect()
+            }
+        };
+        for (topic, seen) in stale {
+            if let Err(error) = shared.newer_route(&topic, seen).await {
+                // The old route stays: sending and consuming go on without a name server.
+                tracing::debug!(%topic, error = &error as &dyn std::error::Error, "route not refreshed");
+            }
+        }
+    }
+}
+
+/// Tells the brokers that this client lives.
+async fn beat(shared: Arc<Shared>) {
+    let mut ticks = ticks(shared.config.heartbeat_interval);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shared.heartbeat_wanted.notified() => {}
+        }
+        let brokers = shared.routes.addresses(true);
+        shared.pool.retain(|addr| brokers.contains(addr) || shared.name_servers.contains(addr));
+        shared.heartbeat().await;
+    }
+}
+
+fn ticks(period: std::time::Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+impl Shared {
+    async fn newer_route(self: &Arc<Self>, topic: &Arc<str>, seen: u64) -> Result<Arc<TopicRoute>, Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        self.routes.newer_than(topic, seen, || self.look_up(topic)).await
+    }
+
+    /// Asks the name servers, beginning with the one that answered last. One that fails, or is silent for a while, has
+    /// the next one asked as well; the first answer counts.
+    async fn look_up(self: &Arc<Self>, topic: &Arc<str>) -> Result<TopicRouteData, Error> {
+        let deadline = Deadline::after(self.config.request_timeout);
+        let mut waiting: Vec<Arc<str>> = self.name_servers.in_order().cloned().collect();
+        let asked = waiting.clone();
+        waiting.reverse();
+        let mut asking = JoinSet::new();
+        let mut last_error = None;
+        loop {
+            if let Some(addr) = waiting.pop() {
+                let (shared, topic) = (self.clone(), topic.clone());
+                asking.spawn(async move {
+                    let result = shared.ask_name_server(&addr, topic, deadline).await;
+                    (addr, result)
+                });
+            }
+            let answer = tokio::select! {
+                answer = asking.join_next() => answer,
+                () = sleep(self.config.name_server_patience), if !waiting.is_empty() => continue,
+            };
+            match answer {
+                Some(Ok((addr, Ok(data)))) => {
+                    self.name_servers.answered(&addr);
+                    return data.ok_or_else(|| Error::TopicNotFound { topic: topic.clone() });
+                }
+                Some(Ok((addr, Err(error)))) => {
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "name server did not answer");
+                    last_error = Some(error);
+                }
+                // A task ends early only when the runtime shuts down.
+                Some(Err(_)) => {}
+                None if waiting.is_empty() => break,
+                None => {}
+            }
+        }
+        Err(last_error.map_or(Error::ShutDown, |source| Error::NoNameServer { asked, source }))
+    }
+
+    /// The route one name server answers; `None` where it does not know the topic.
+    async fn ask_name_server(
+        &self,
+        addr: &Arc<str>,
+        topic: Arc<str>,
+        deadline: Deadline,
+    ) -> Result<Option<TopicRouteData>, RemoteError> {
+        let connection = self.pool.get(addr, deadline, Processors::new, |_| async {}).await?;
+        let request = GetRoute { topic, accept_standard_json_only: Some(true) };
+        match connection.call(&request, (), deadline).await {
+            Ok(LenientJson(data)) => Ok(Some(data)),
+            Err(RemoteError::Refused { code: ResponseCode::TOPIC_NOT_EXIST, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn broker(self: &Arc<Self>, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {
+        let processors = || processors(Arc::downgrade(self));
+        // A broker forgets its clients with their connections: without this greeting, pulls would be refused until the
+        // next heartbeat.
+        let greet = |connection| async move { self.send_heartbeat(&connection).await };
+        self.pool.get(addr, deadline, processors, greet).await
+    }
+
+    async fn heartbeat(self: &Arc<Self>) {
+        if self.members.is_empty() {
+            return;
+        }
+        let mut beating = JoinSet::new();
+        for addr in self.routes.addresses(self.members.has_consumers()) {
+            let shared = self.clone();
+            beating.spawn(async move {
+                let deadline = Deadline::after(shared.config.request_timeout);
+                match shared.broker(&addr, deadline).await {
+                    Ok(connection) => shared.send_heartbeat(&connection).await,
+                    Err(error) => {
+                        tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no heartbeat to this broker");
+                    }
+                }
+            });
+        }
+        while beating.join_next().await.is_some() {}
+    }
+
+    async fn send_heartbeat(&self, connection: &Connection) {
+        if self.members.is_empty() {
+            return;
+        }
+        let (producer_data_set, consumer_data_set) = self.members.heartbeat_data();
+        let data = HeartbeatData {
+            client_id: self.id.to_string(),
+            producer_data_set,
+            consumer_data_set,
+            ..HeartbeatData::default()
+        };
+        let deadline = Deadline::after(self.config.request_timeout);
+        if let Err(error) = connection.call(&Heartbeat {}, Json(data), deadline).await {
+            tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
+        }
+    }
+}
+
+/// What brokers may ask of this client.
+fn processors(shared: Weak<Shared>) -> Processors {
+    Processors::new().on(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, move |incoming: Incoming| {
+        let Some(shared) = shared.upgrade() else { return };
+        match incoming.header::<NotifyConsumerIdsChanged>() {
+            Ok(notice) => shared.members.note_change(&notice.consumer_group),
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "notice without a group"),
+        }
+    })
+}

@@ -1,0 +1,246 @@
+//! The calls of the design, typed: queues and groups in, offsets and members out.
+
+use super::Client;
+use crate::{
+    Error, MessageQueue,
+    protocol::{
+        GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, PullMessage, PullResult, QueryConsumerOffset,
+        SearchOffset, SendBack, SendMessage, Stored, UnregisterClient, UpdateConsumerOffset,
+    },
+};
+use bytes::Bytes;
+use rocketmq_remote::{Answer, Deadline, Json, PendingReply, ResponseCode};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::task::JoinSet;
+
+impl Client {
+    /// The address of a broker's master.
+    ///
+    /// # Errors
+    /// [`Error::BrokerNotFound`] where no route in use names one.
+    pub fn master(&self, broker_name: &str) -> Result<Arc<str>, Error> {
+        let addrs = self.shared().routes.broker_addrs(broker_name);
+        let master = addrs.into_iter().find(|(id, _)| *id == MASTER_ID).map(|(_, addr)| addr);
+        master.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
+    }
+
+    /// The address of a broker's replica `broker_id`, or of another one if that is unknown; and whether it is the
+    /// master.
+    ///
+    /// # Errors
+    /// [`Error::BrokerNotFound`] where no route in use names any.
+    pub fn replica(&self, broker_name: &str, broker_id: i64) -> Result<(Arc<str>, bool), Error> {
+        let addrs = self.shared().routes.broker_addrs(broker_name);
+        let found = addrs.iter().find(|(id, _)| *id == broker_id).or_else(|| addrs.first());
+        let found = found.map(|(id, addr)| (addr.clone(), *id == MASTER_ID));
+        found.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
+    }
+
+    /// The address of a broker's master, else of any replica: where offsets are kept.
+    fn offset_keeper(&self, broker_name: &str) -> Result<Arc<str>, Error> {
+        self.replica(broker_name, MASTER_ID).map(|(addr, _)| addr)
+    }
+
+    /// Sends one message to the master of a queue's broker and awaits the answer.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn send_message(
+        &self,
+        broker_name: &str,
+        request: &SendMessage,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> Result<Answer<Stored>, Error> {
+        Ok(self.call(&self.master(broker_name)?, request, body, deadline).await?)
+    }
+
+    /// Pulls from an address and awaits the answer; its body holds stored messages.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn pull_message(
+        &self,
+        addr: &Arc<str>,
+        request: &PullMessage,
+        deadline: Deadline,
+    ) -> Result<Answer<PullResult>, Error> {
+        Ok(self.call(addr, request, (), deadline).await?)
+    }
+
+    /// Queues a pull and returns a future of the answer.
+    ///
+    /// # Errors
+    /// As [`rocketmq_remote::Connection::call_async`].
+    pub async fn pull_message_async(
+        &self,
+        addr: &Arc<str>,
+        request: &PullMessage,
+        deadline: Deadline,
+    ) -> Result<PendingReply<PullMessage>, Error> {
+        Ok(self.broker(addr, deadline).await?.call_async(request, (), deadline).await?)
+    }
+
+    /// The next offset to be written in a queue.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn max_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
+        let request = GetMaxOffset {
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+    }
+
+    /// The first offset a queue still holds.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn min_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
+        let request = GetMinOffset {
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+    }
+
+    /// The offset of the first message of a queue stored at or after `time`; the end of the queue if all are older.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn offset_at(&self, queue: &MessageQueue, time: SystemTime) -> Result<i64, Error> {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let request = SearchOffset {
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            timestamp_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+    }
+
+    /// The offset a group has recorded in a queue; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn consumer_offset(&self, group: &Arc<str>, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        let request = QueryConsumerOffset {
+            consumer_group: group.clone(),
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            set_zero_if_not_found: None,
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        let addr = self.offset_keeper(&queue.broker_name)?;
+        let GroupOffset(offset) = self.call(&addr, &request, (), self.request_deadline()).await?;
+        Ok(offset)
+    }
+
+    /// Records a group's offset in a queue, and waits until the broker says so.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn update_consumer_offset(
+        &self,
+        group: &Arc<str>,
+        queue: &MessageQueue,
+        offset: i64,
+    ) -> Result<(), Error> {
+        let request = update_offset(group, queue, offset);
+        let addr = self.offset_keeper(&queue.broker_name)?;
+        Ok(self.call(&addr, &request, (), self.request_deadline()).await?)
+    }
+
+    /// Records a group's offset in a queue without waiting for an answer.
+    ///
+    /// # Errors
+    /// As [`rocketmq_remote::Connection::call_oneway`].
+    pub async fn update_consumer_offset_oneway(
+        &self,
+        group: &Arc<str>,
+        queue: &MessageQueue,
+        offset: i64,
+    ) -> Result<(), Error> {
+        let deadline = self.request_deadline();
+        let connection = self.broker(&self.offset_keeper(&queue.broker_name)?, deadline).await?;
+        Ok(connection.call_oneway(&update_offset(group, queue, offset), (), deadline).await?)
+    }
+
+    /// The client ids of a consumer group, from a broker of `topic`; empty where the group has no member.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route).
+    pub async fn consumer_list(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<Vec<String>, Error> {
+        let route = self.route(topic).await?;
+        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
+        // Every broker knows all members, since each heartbeats to all: the first that answers will do.
+        for (broker_name, addrs) in route.brokers() {
+            let Some(addr) = addrs.values().next() else { continue };
+            let request = GetConsumerList { consumer_group: group.clone() };
+            match self.call(addr, &request, (), self.request_deadline()).await {
+                Ok(Json(ids)) => return Ok(ids.consumer_id_list),
+                Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => return Ok(Vec::new()),
+                Err(error) => {
+                    tracing::debug!(%broker_name, error = &error as &dyn std::error::Error, "no member list from here");
+                    failure = error.into();
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Gives a message back to the master of its broker, to come again later.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn send_back(&self, broker_name: &str, request: &SendBack, deadline: Deadline) -> Result<(), Error> {
+        Ok(self.call(&self.master(broker_name)?, request, (), deadline).await?)
+    }
+
+    /// Leaves a producer group, at every broker this client is connected to.
+    pub async fn unregister_producer(&self, group: &Arc<str>) {
+        self.shared().members.remove_producer(group);
+        self.unregister(Some(group.clone()), None).await;
+    }
+
+    /// Leaves a consumer group, at every broker this client is connected to; the other members are told at once.
+    pub async fn unregister_consumer(&self, group: &Arc<str>) {
+        self.shared().members.remove_consumer(group);
+        self.unregister(None, Some(group.clone())).await;
+    }
+
+    async fn unregister(&self, producer_group: Option<Arc<str>>, consumer_group: Option<Arc<str>>) {
+        let request = UnregisterClient { client_id: self.id().clone(), producer_group, consumer_group };
+        let deadline = self.request_deadline();
+        let mut leaving = JoinSet::new();
+        for connection in self.shared().pool.open() {
+            if self.shared().name_servers.contains(connection.addr()) {
+                continue;
+            }
+            let request = request.clone();
+            leaving.spawn(async move {
+                if let Err(error) = connection.call(&request, (), deadline).await {
+                    // The broker forgets us when the connection closes.
+                    tracing::debug!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "not unregistered");
+                }
+            });
+        }
+        while leaving.join_next().await.is_some() {}
+    }
+}
+
+fn update_offset(group: &Arc<str>, queue: &MessageQueue, offset: i64) -> UpdateConsumerOffset {
+    UpdateConsumerOffset {
+        consumer_group: group.clone(),
+        topic: queue.topic.clone(),
+        queue_id: queue.queue_id,
+        commit_offset: offset,
+        broker_name: Some(queue.broker_name.clone()),
+    }
+}

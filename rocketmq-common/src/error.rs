@@ -1,0 +1,74 @@
+use crate::NameError;
+use rocketmq_remote::ResponseCode;
+use std::sync::Arc;
+
+/// What went wrong between a client and its cluster.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option cannot work.
+    #[error("option {option} {message}")]
+    Config {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// A topic or group name breaks the rules.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No name server answered.
+    #[error("no name server answered (asked {})", list(asked))]
+    NoNameServer {
+        /// The addresses, in the order in which they were asked.
+        asked: Vec<Arc<str>>,
+        /// What the last of them came to.
+        source: rocketmq_remote::Error,
+    },
+    /// No name server knows the topic, and none may be created after `TBW102`.
+    #[error("topic {topic} does not exist")]
+    TopicNotFound {
+        /// The topic.
+        topic: Arc<str>,
+    },
+    /// No route mentions a broker of that name, or none of its replicas will do.
+    #[error("no address of broker {broker_name} is known")]
+    BrokerNotFound {
+        /// The broker's name.
+        broker_name: Arc<str>,
+    },
+    /// A request failed.
+    #[error(transparent)]
+    Remote(#[from] rocketmq_remote::Error),
+    /// The client has been shut down.
+    #[error("the client has been shut down")]
+    ShutDown,
+}
+
+impl Error {
+    /// Whether another attempt, perhaps on another broker, may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Remote(error) => error.is_retryable(),
+            Self::NoNameServer { .. } | Self::BrokerNotFound { .. } => true,
+            Self::Config { .. } | Self::Name(_) | Self::TopicNotFound { .. } | Self::ShutDown => false,
+        }
+    }
+
+    /// Whether the broker may have done what was asked, so that a retry could repeat it.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, Self::Remote(error) if error.may_have_happened())
+    }
+
+    /// The code the peer answered, where it answered one.
+    pub fn response_code(&self) -> Option<ResponseCode> {
+        match self {
+            Self::Remote(error) => error.response_code(),
+            _ => None,
+        }
+    }
+}
+
+fn list(addresses: &[Arc<str>]) -> String {
+    addresses.join(", ")
+}

@@ -1,0 +1,26 @@
+//! Every request a client makes, beside its reply, one file a subject. No I/O.
+//!
+//! Each field's wire name stands here as a literal and nowhere else. Java: the `…RequestHeader` and
+//! `…ResponseHeader` classes named at each declaration; witness: the goldens under `tests/goldens`.
+
+mod group;
+mod heartbeat;
+mod lenient;
+mod message;
+mod offset;
+mod route;
+
+pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
+pub use heartbeat::{
+    ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat, HeartbeatData, MessageModel, ProducerData,
+    SubscriptionData, UnregisterClient,
+};
+pub use lenient::LenientJson;
+pub use message::{PullMessage, PullResult, PullSysFlag, SendBack, SendBatchMessage, SendMessage, Stored, sys_flag};
+pub use offset::{
+    GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
+};
+pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, TopicRouteData};
+
+#[cfg(test)]
+mod golden;

@@ -1,0 +1,164 @@
+use rocketmq_remote::{Json, request};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+request! {
+    HEART_BEAT(Json<HeartbeatData>) -> ();
+    /// Who this client is and what it does; sent to every broker it knows. Java: `HeartbeatRequestHeader`.
+    pub struct Heartbeat {}
+}
+
+request! {
+    UNREGISTER_CLIENT(()) -> ();
+    /// This client leaves a group. Java: `UnregisterClientRequestHeader`.
+    pub struct UnregisterClient {
+        /// The client.
+        client_id: Arc<str> = "clientID",
+        /// The producer group it leaves.
+        producer_group: Option<Arc<str>> = "producerGroup",
+        /// The consumer group it leaves.
+        consumer_group: Option<Arc<str>> = "consumerGroup",
+    }
+}
+
+/// The body of a heartbeat. Java: `HeartbeatData`; the members of a set are named as there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct HeartbeatData {
+    /// The client.
+    #[serde(rename = "clientID")]
+    pub client_id: String,
+    /// The producer groups it is in.
+    pub producer_data_set: Vec<ProducerData>,
+    /// The consumer groups it is in.
+    pub consumer_data_set: Vec<ConsumerData>,
+    /// 0: a whole heartbeat, not a V2 one.
+    pub heartbeat_fingerprint: i32,
+    /// Whether the subscriptions are left out; V2 only.
+    pub without_sub: bool,
+}
+
+/// A producer group. Java: `ProducerData`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProducerData {
+    /// Its name.
+    pub group_name: String,
+}
+
+/// A consumer group and what this member subscribes to. Java: `ConsumerData`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerData {
+    /// Its name.
+    pub group_name: String,
+    /// Who asks whom.
+    pub consume_type: ConsumeType,
+    /// Whether members share messages or each get all.
+    pub message_model: MessageModel,
+    /// Where a new group begins.
+    pub consume_from_where: ConsumeFrom,
+    /// The topics and filters; the same for all members of a group.
+    #[serde(default)]
+    pub subscription_data_set: Vec<SubscriptionData>,
+    /// Whether the member lives in a unit.
+    #[serde(default)]
+    pub unit_mode: bool,
+}
+
+/// Java: `ConsumeType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsumeType {
+    /// Pull consumers.
+    #[serde(rename = "CONSUME_ACTIVELY")]
+    Actively,
+    /// Push consumers.
+    #[serde(rename = "CONSUME_PASSIVELY")]
+    Passively,
+    /// Pop consumers.
+    #[serde(rename = "CONSUME_POP")]
+    Pop,
+}
+
+/// Whether the members of a group share the messages. Java: `MessageModel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageModel {
+    /// Each message goes to one member.
+    #[default]
+    #[serde(rename = "CLUSTERING")]
+    Clustering,
+    /// Each message goes to every member.
+    #[serde(rename = "BROADCASTING")]
+    Broadcasting,
+}
+
+/// Where a group without a recorded offset begins. Java: `ConsumeFromWhere`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsumeFrom {
+    /// At the end of the queue.
+    #[default]
+    #[serde(rename = "CONSUME_FROM_LAST_OFFSET")]
+    LastOffset,
+    /// At the first message the queue still holds.
+    #[serde(rename = "CONSUME_FROM_FIRST_OFFSET")]
+    FirstOffset,
+    /// At a moment.
+    #[serde(rename = "CONSUME_FROM_TIMESTAMP")]
+    Timestamp,
+    /// Deprecated; as `LastOffset`.
+    #[serde(rename = "CONSUME_FROM_LAST_OFFSET_AND_FROM_MIN_WHEN_BOOT_FIRST")]
+    LastOffsetAndFromMinWhenBootFirst,
+    /// Deprecated; as `LastOffset`.
+    #[serde(rename = "CONSUME_FROM_MIN_OFFSET")]
+    MinOffset,
+    /// Deprecated; as `LastOffset`.
+    #[serde(rename = "CONSUME_FROM_MAX_OFFSET")]
+    MaxOffset,
+}
+
+/// A topic and its filter. Java: `SubscriptionData`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubscriptionData {
+    /// The topic.
+    pub topic: String,
+    /// The expression as given; `*` for all.
+    pub sub_string: String,
+    /// The tags; empty for all and for SQL92.
+    #[serde(default)]
+    pub tags_set: Vec<String>,
+    /// Java's hash of each tag.
+    #[serde(default)]
+    pub code_set: Vec<i32>,
+    /// Milliseconds; grows whenever the subscription changes, or the broker keeps the old one.
+    #[serde(default)]
+    pub sub_version: i64,
+    /// The language of the expression.
+    #[serde(default)]
+    pub expression_type: ExpressionType,
+    /// Obsolete: false.
+    #[serde(default)]
+    pub class_filter_mode: bool,
+}
+
+/// The language of a filter expression. Java: `ExpressionType`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpressionType {
+    /// Tags, joined by `||`.
+    #[default]
+    #[serde(rename = "TAG")]
+    Tag,
+    /// SQL92 over properties.
+    #[serde(rename = "SQL92")]
+    Sql92,
+}
+
+impl ExpressionType {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tag => "TAG",
+            Self::Sql92 => "SQL92",
+        }
+    }
+}
