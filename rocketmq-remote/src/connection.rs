@@ -67,7 +67,8 @@ impl Default for ConnectionOptions {
 
 /// A connection to one peer, over which many calls go at once. A cheap handle; the same type on both sides.
 ///
-/// Dropping the last handle ends the connection and its tasks. [`close`](Self::close) first writes what is queued.
+/// Dropping the last handle, a [`PendingReply`] being one too, ends the connection and its tasks.
+/// [`close`](Self::close) first writes what is queued.
 #[derive(Clone, Debug)]
 pub struct Connection(Arc<Handle>);
 
@@ -164,14 +165,19 @@ impl Connection {
     ) -> Result<PendingReply<R>, Error> {
         let shared = &self.0.shared;
         let mut command = self.command(request, body)?;
-        let size = command.body.len() + command.fields.as_bytes().len();
+        let size = HEAD_BYTES + command.body.len() + command.fields.as_bytes().len();
         let call = match shared.calls.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => self.room(R::CODE, deadline, shared.calls.clone().acquire_owned()).await?,
         };
         let permits = self.byte_room(R::CODE, size, deadline).await?;
+        self.refuse_while_closing()?;
+        let (sent, deadline) = (Instant::now(), deadline.instant());
+        if sent >= deadline {
+            return Err(Error::NoRoom { addr: self.addr().clone(), code: R::CODE });
+        }
         let (outcome, receiver) = oneshot::channel();
-        let waiting = Waiting { outcome, sent: Instant::now(), deadline: deadline.instant() };
+        let waiting = Waiting { outcome, sent, deadline };
         command.opaque = shared.enter(waiting).map_err(|cause| self.closed(cause, false))?;
         // From here on, dropping the reply takes the call out of the table again.
         let reply = PendingReply {
@@ -201,6 +207,7 @@ impl Connection {
         let mut command = self.command(request, body)?.one_way();
         let mut frame = shared.encode(&mut command).map_err(|source| self.encode_error(R::CODE, source))?;
         let permits = self.byte_room(R::CODE, frame.head.len() + frame.body.len(), deadline).await?;
+        self.refuse_while_closing()?;
         if let Some(cause) = shared.closed() {
             return Err(self.closed(cause, false));
         }
@@ -209,8 +216,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes what is queued, then ends the connection; calls that still wait fail. Waits until its tasks are gone, at
-    /// the latest until the deadline, when they are ended.
+    /// Writes what is queued, then ends the connection; calls that still wait fail, and new ones fail at once. Waits
+    /// until its tasks are gone, at the latest until the deadline, when they are ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes nothing back: the connection ends once what is queued is written.
     pub async fn close(&self, deadline: Deadline) {
         let shared = &self.0.shared;
         shared.closing.store(true, Ordering::Release);
@@ -236,10 +246,13 @@ impl Connection {
         self.0.shared.closed()
     }
 
-    /// Whether new calls belong on a fresh connection: this one has ended, or the peer has said GO_AWAY. What is in
-    /// flight on it goes on.
+    /// Whether new calls belong on a fresh connection: this one has ended or is about to, or the peer has said GO_AWAY.
+    /// What is in flight on it goes on.
     pub fn is_spent(&self) -> bool {
-        self.0.shared.going_away.load(Ordering::Acquire) || self.close_cause().is_some()
+        let shared = &self.0.shared;
+        shared.going_away.load(Ordering::Acquire)
+            || shared.closing.load(Ordering::Acquire)
+            || self.close_cause().is_some()
     }
 
     /// Resolves once the connection has ended.
@@ -259,6 +272,14 @@ impl Connection {
             command.encoding = HeadEncoding::Binary;
         }
         Ok(command)
+    }
+
+    fn refuse_while_closing(&self) -> Result<(), Error> {
+        if self.0.shared.closing.load(Ordering::Acquire) {
+            let cause = self.close_cause().unwrap_or_else(|| Arc::new(CloseCause::Local));
+            return Err(self.closed(cause, false));
+        }
+        Ok(())
     }
 
     /// Waits for permits until the deadline. A closed semaphore means a closed connection.
@@ -310,7 +331,8 @@ impl BytePermits<'_> {
 
 /// The answer to a queued request, as a future.
 ///
-/// Dropping it gives the call up: a late answer is dropped. It resolves at the call's deadline at the latest.
+/// Dropping it gives the call up: a late answer is dropped. It resolves at the call's deadline at the latest. It holds
+/// its connection: what is in flight is answered even where every other handle has been dropped.
 #[must_use = "the answer tells whether the request was done"]
 #[derive(Debug)]
 pub struct PendingReply<R: Request> {
@@ -343,7 +365,9 @@ impl<R: Request> Future for PendingReply<R> {
 impl<R: Request> Drop for PendingReply<R> {
     fn drop(&mut self) {
         if !self.done {
-            self.connection.0.shared.pending().remove(self.opaque);
+            // Dropped after the lock is free: letting go of a sender may wake somebody.
+            let waiting = self.connection.0.shared.pending().remove(self.opaque);
+            drop(waiting);
         }
     }
 }
@@ -355,6 +379,9 @@ fn read_answer<R: Request>(addr: Arc<str>, command: Command) -> Result<R::Reply,
     }
     R::Reply::from_command(command).map_err(|source| Error::Decode { addr, code: R::CODE, source: source.into() })
 }
+
+/// What a head takes besides its fields, near enough to count the bytes that wait.
+const HEAD_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

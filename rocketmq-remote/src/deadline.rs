@@ -14,6 +14,12 @@ impl Deadline {
         Self(now.checked_add(timeout).unwrap_or(now + FAR_AWAY))
     }
 
+    /// The later of this deadline and one `timeout` from now.
+    #[must_use]
+    pub fn at_least(self, timeout: Duration) -> Self {
+        self.max(Self::after(timeout))
+    }
+
     /// The time left; zero once the deadline has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())

@@ -92,7 +92,7 @@ fn encode_item(message: &Message, out: &mut BytesMut) -> Result<(), MessageError
 }
 
 /// Longest body for which the length words of an item suffice, whatever its properties.
-const MAX_BODY_BYTES: usize = (i32::MAX - i16::MAX as i32) as usize - FIXED_BYTES;
+const MAX_BODY_BYTES: usize = i32::MAX.unsigned_abs() as usize - i16::MAX.unsigned_abs() as usize - FIXED_BYTES;
 
 /// One message of a batch.
 #[derive(Clone)]

@@ -751,15 +751,15 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
-    let mut index = 0;
+    let mut index = 0_u32;
     while index < 256 {
-        let mut crc = index as u32;
+        let mut crc = index;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
             bit += 1;
         }
-        table[index] = crc;
+        table[index as usize] = crc;
         index += 1;
     }
     table
@@ -855,25 +855,17 @@ mod tests {
 
     #[test]
     fn records_of_real_brokers_are_written_as_they_were_read() {
-        let mut compressed = 0;
         for golden in RECORDS {
             let body = goldens::body(golden);
             let mut at = 0;
-            // Checksums are checked, so what decompresses is what the producer compressed.
             for message in decode_all(body.clone()) {
                 let size = usize::try_from(message.store_size()).unwrap();
                 let original = &body[at..at + size];
-                let sys_flag = i32::from_be_bytes(*original[36..].first_chunk().unwrap());
-                if sys_flag & COMPRESSED == 0 {
-                    assert_eq!(encode(&[record_of(&message)]), original);
-                } else {
-                    compressed += 1;
-                }
+                assert_eq!(encode(&[record_of(&message)]), original);
                 at += size;
             }
             assert_eq!(at, body.len());
         }
-        assert_eq!(compressed, 0);
     }
 
     #[test]
@@ -888,7 +880,6 @@ mod tests {
             assert!(matches!(message.tag(), Some("odd" | "even")));
             assert_eq!(message.unique_id().map(str::len), Some(56));
             assert_eq!(message.message_id(), message.unique_id().unwrap());
-            assert_eq!(message.queue_offset(), 0);
             assert_eq!(message.store_host().to_string(), "127.0.0.1:10911");
         }
     }
@@ -1132,11 +1123,11 @@ mod tests {
 
         #[test]
         fn bits_flipped_in_real_records_are_survived(
-            golden in prop::sample::select(RECORDS.as_slice()),
+            body in prop::sample::select(RECORDS.map(goldens::body).to_vec()),
             flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 1..12),
             cut in prop::option::of(any::<prop::sample::Index>()),
         ) {
-            let mut body = goldens::body(golden).to_vec();
+            let mut body = body.to_vec();
             for (at, bit) in flips {
                 let at = at.index(body.len());
                 body[at] ^= 1 << bit;
@@ -1178,8 +1169,9 @@ mod tests {
             let read = decode_all(bytes.clone());
             prop_assert_eq!(read.len(), 2);
             prop_assert_eq!(encode(&[record_of(&read[0]), record_of(&read[1])]), bytes);
-            let bits = i32::from(hosts.0.is_ipv6()) * BORN_HOST_V6 | i32::from(hosts.1.is_ipv6()) * STORE_HOST_V6;
-            prop_assert_eq!(read[1].sys_flag(), sys_flag | bits);
+            prop_assert_eq!(read[1].sys_flag() & BORN_HOST_V6 != 0, hosts.0.is_ipv6());
+            prop_assert_eq!(read[1].sys_flag() & STORE_HOST_V6 != 0, hosts.1.is_ipv6());
+            prop_assert_eq!(read[1].sys_flag() & !(BORN_HOST_V6 | STORE_HOST_V6), sys_flag);
             let _ = (read[0].born_timestamp(), read[0].store_timestamp());
         }
     }

@@ -65,7 +65,7 @@ request! {
         /// The user's flag.
         flag: i32 = "h",
         /// The properties, in their string form.
-        properties: Option<Arc<str>> = "i",
+        properties: Option<String> = "i",
         /// How often the message has been consumed in vain; for retry topics.
         reconsume_times: Option<i32> = "j",
         /// Whether the sender lives in a unit.

@@ -165,7 +165,7 @@ impl<'de> Visitor<'de> for Text {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Some(Cow::Owned(value.to_string())))
+        Ok(Some(Cow::Owned(format!("{value:?}"))))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -257,7 +257,8 @@ impl Visitor<'_> for FieldValue<'_> {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.fields.push(self.name, &value.to_string());
+        // As Java prints it; and never longer than 24 bytes, where the other form writes 1e308 in 309 digits.
+        self.fields.push(self.name, &format!("{value:?}"));
         Ok(())
     }
 

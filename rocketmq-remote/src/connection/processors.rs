@@ -147,7 +147,8 @@ impl Incoming {
     }
 
     fn responder(&self) -> Self {
-        let head = Command { body: bytes::Bytes::new(), fields: crate::ExtFields::default(), ..self.command.clone() };
+        let mut head = Command::response(self.command.opaque, ResponseCode(self.command.code));
+        head.flag = self.command.flag;
         Self { command: head, shared: self.shared.clone() }
     }
 }

@@ -12,15 +12,17 @@ use bytes::{Buf, Bytes, BytesMut};
 use std::{
     io::{self, IoSlice},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::codec::Decoder;
 
 /// Reads until the connection ends.
 pub(super) async fn read<R: AsyncRead + Unpin>(shared: Arc<Shared>, mut reader: R) {
+    let _end = EndOnDrop(&shared);
     let cause = tokio::select! {
         () = shared.ended.cancelled() => return,
         cause = read_frames(&shared, &mut reader) => cause,
@@ -38,8 +40,13 @@ async fn read_frames<R: AsyncRead + Unpin>(shared: &Arc<Shared>, reader: &mut R)
         while shared.outgoing.answer_bytes() > shared.options.max_queued_bytes {
             shared.outgoing.drained.notified().await;
         }
-        if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
+        // The codec has made room for the rest of a large frame: more would copy what is there of it.
+        if buffer.len() < READ_BYTES / 4 && buffer.capacity() - buffer.len() < READ_BYTES / 4 {
             buffer.reserve(READ_BYTES);
+        }
+        // That may have brought back the memory of a large frame; it is not kept for ever.
+        if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
+            buffer = BytesMut::with_capacity(READ_BYTES);
         }
         match reader.read_buf(&mut buffer).await {
             Ok(0) => return CloseCause::Peer,
@@ -88,13 +95,14 @@ fn deliver(shared: &Shared, answers: &mut Vec<Command>) {
 
 /// Writes until the connection ends, or until nothing waits and it is closing.
 pub(super) async fn write<W: AsyncWrite + Unpin>(shared: Arc<Shared>, mut writer: W) {
+    let _end = EndOnDrop(&shared);
     let cause = tokio::select! {
         () = shared.ended.cancelled() => CloseCause::Local,
         cause = write_frames(&shared, &mut writer) => cause,
     };
     shared.close(cause);
-    // The peer sees an orderly end, if the socket still stands.
-    let _ = writer.shutdown().await;
+    // The peer sees an orderly end, if the socket still stands and takes it.
+    let _ = timeout(SHUTDOWN_TIMEOUT, writer.shutdown()).await;
 }
 
 async fn write_frames<W: AsyncWrite + Unpin>(shared: &Shared, writer: &mut W) -> CloseCause {
@@ -131,9 +139,12 @@ fn shrunk(buffer: BytesMut) -> BytesMut {
 
 async fn write_queue<W: AsyncWrite + Unpin>(writer: &mut W, queue: &mut Queue) -> io::Result<()> {
     if queue.segments.is_empty() {
-        return writer.write_all(&queue.tail).await;
+        writer.write_all(&queue.tail).await?;
+        return writer.flush().await;
     }
-    queue.segments.push(queue.tail.split().freeze());
+    if !queue.tail.is_empty() {
+        queue.segments.push(queue.tail.split().freeze());
+    }
     let mut next = 0;
     while next < queue.segments.len() {
         let rest = &mut queue.segments[next..];
@@ -157,14 +168,16 @@ async fn write_queue<W: AsyncWrite + Unpin>(writer: &mut W, queue: &mut Queue) -
             next += 1;
         }
     }
-    Ok(())
+    writer.flush().await
 }
 
 /// Fails the calls whose deadline passes: one timer for the connection, not one a call.
 pub(super) async fn time_out(shared: Arc<Shared>) {
+    let _end = EndOnDrop(&shared);
     let mut silence = Silence::new(shared.options.silence);
+    let mut not_before = Instant::now();
     loop {
-        let sweep_at = shared.pending().sweep_at();
+        let sweep_at = shared.pending().sweep_at().map(|at| at.max(not_before));
         tokio::select! {
             () = shared.ended.cancelled() => return,
             () = shared.earlier_deadline.notified() => {}
@@ -173,6 +186,8 @@ pub(super) async fn time_out(shared: Arc<Shared>) {
                     tracing::warn!(addr = %shared.addr, cause = &cause as &dyn std::error::Error, "connection given up");
                     shared.close(cause);
                 }
+                let calls = u32::try_from(shared.pending().len()).unwrap_or(u32::MAX);
+                not_before = Instant::now() + SWEEP_PAUSE_PER_CALL * calls;
             }
         }
     }
@@ -188,6 +203,18 @@ fn sweep(shared: &Shared, silence: &mut Silence) -> Option<CloseCause> {
     silence.expired(first_sent, shared.last_read(), now).map(CloseCause::Silent)
 }
 
+/// However a task ends, by a panic or with its runtime too, no caller is left waiting.
+struct EndOnDrop<'a>(&'a Shared);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close(CloseCause::Local);
+    }
+}
+
 const READ_BYTES: usize = 64 * 1024;
 const KEEP_BYTES: usize = 1024 * 1024;
 const SLICES: usize = 64;
+/// A sweep looks at every call that waits: with very many of them, expired ones are collected for a few milliseconds.
+const SWEEP_PAUSE_PER_CALL: Duration = Duration::from_nanos(100);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,0 +1,252 @@
+use crate::{Error, FailedAttempt, producer::Shared};
+use rocketmq_common::{
+    Backoff, Error as ClientError, MessageQueue, TopicRoute,
+    protocol::{MASTER_ID, SendBatchMessage, SendMessage, Stored},
+    random::random_u64,
+    remote::{Answer, Connection, Deadline, Error as RemoteError, PendingReply, Request, ResponseCode},
+};
+use bytes::Bytes;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::time::sleep;
+
+/// What stores messages: a send or a batch, which differ in their code only.
+pub(crate) trait Store: Request<Body = Bytes, Reply = Answer<Stored>> + Send + Sync + Unpin + 'static {
+    fn header(&mut self) -> &mut SendMessage;
+}
+
+impl Store for SendMessage {
+    fn header(&mut self) -> &mut SendMessage {
+        self
+    }
+}
+
+impl Store for SendBatchMessage {
+    fn header(&mut self) -> &mut SendMessage {
+        &mut self.0
+    }
+}
+
+/// A message, or a batch, on its way: what stays the same over all attempts, and what they came to.
+#[derive(Debug)]
+pub(crate) struct Delivery<R> {
+    pub(crate) topic: Arc<str>,
+    pub(crate) message_id: String,
+    pub(crate) request: R,
+    pub(crate) body: Bytes,
+    pub(crate) deadline: Deadline,
+    failed: Vec<FailedAttempt>,
+}
+
+/// Where an attempt goes, and since when.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) queue: MessageQueue,
+    route: Arc<TopicRoute>,
+    connection: Connection,
+    /// Ends before the delivery's own deadline where another broker could still take the message.
+    pub(crate) deadline: Deadline,
+    started: Instant,
+}
+
+impl<R: Store> Delivery<R> {
+    pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
+        Self { topic, message_id, request, body, deadline, failed: Vec::new() }
+    }
+
+    /// Attempts until the message is stored, the attempts are used up, or the time is.
+    pub(crate) async fn run(&mut self, producer: &Shared) -> Result<(MessageQueue, Answer<Stored>), Error> {
+        loop {
+            let target = self.aim(producer).await?;
+            let result = target.connection.call(&self.request, self.body.clone(), target.deadline).await;
+            if let Some(answer) = self.judge(producer, &target, result).await? {
+                return Ok((target.queue, answer));
+            }
+        }
+    }
+
+    /// Queues a first attempt; its answer is for [`judge`](Self::judge).
+    pub(crate) async fn queue(&mut self, producer: &Shared) -> Result<(Target, PendingReply<R>), Error> {
+        loop {
+            let target = self.aim(producer).await?;
+            match target.connection.call_async(&self.request, self.body.clone(), target.deadline).await {
+                Ok(reply) => return Ok((target, reply)),
+                Err(error) => {
+                    self.judge(producer, &target, Err(error)).await?;
+                }
+            }
+        }
+    }
+
+    /// Hands a message over without asking for an answer.
+    pub(crate) async fn run_oneway(&mut self, producer: &Shared) -> Result<(), Error> {
+        let target = self.aim(producer).await?;
+        match target.connection.call_oneway(&self.request, self.body.clone(), target.deadline).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                producer.client.note_stale(&target.route);
+                let elapsed = target.started.elapsed();
+                self.failed.push(FailedAttempt { broker_name: target.queue.broker_name, elapsed, error: error.into() });
+                Err(self.give_up())
+            }
+        }
+    }
+
+    /// Chooses a queue and connects to its broker; brokers that cannot be reached count as failed attempts.
+    async fn aim(&mut self, producer: &Shared) -> Result<Target, Error> {
+        loop {
+            let started = Instant::now();
+            let route = match producer.client.known_route(&self.topic) {
+                Some(route) => route,
+                None => {
+                    let queues = producer.config.new_topic_queues;
+                    let look_up = producer.client.publish_route(&self.topic, queues);
+                    match tokio::time::timeout_at(self.deadline.instant(), look_up).await {
+                        Ok(route) => route?,
+                        Err(_) => return Err(self.no_route()),
+                    }
+                }
+            };
+            let failed_broker = self.failed.last().map(|attempt| attempt.broker_name.clone());
+            let queue = producer.next.next(route.write_queues(), failed_broker.as_deref());
+            let Some(queue) = queue.cloned() else {
+                producer.client.note_stale(&route);
+                return Err(Error::NoQueue { topic: self.topic.clone() });
+            };
+            let header = self.request.header();
+            header.queue_id = queue.queue_id;
+            header.broker_name = Some(queue.broker_name.clone());
+            header.topic = queue.topic.clone();
+            header.born_timestamp_ms = now_ms();
+            let deadline = self.attempt_deadline(producer, &route, &queue);
+            match connect(producer, &route, &queue, deadline).await {
+                Ok(connection) => return Ok(Target { queue, route, connection, deadline, started }),
+                Err(error) => self.note_failure(producer, &route, &queue, started, error).await?,
+            }
+        }
+    }
+
+    /// The answer, where it says that the message is stored; `None` where another attempt is due.
+    pub(crate) async fn judge(
+        &mut self,
+        producer: &Shared,
+        target: &Target,
+        result: Result<Answer<Stored>, RemoteError>,
+    ) -> Result<Option<Answer<Stored>>, Error> {
+        let error = match result {
+            Ok(answer) if answer.code != ResponseCode::SUCCESS && self.wants_a_safer_place(producer) => {
+                tracing::debug!(topic = %self.topic, code = %answer.code, "stored, but not safely: once more");
+                let remark = "stored, but not as safely as asked for".to_owned();
+                RemoteError::Refused { addr: target.connection.addr().clone(), code: answer.code, remark }
+            }
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        self.note_failure(producer, &target.route, &target.queue, target.started, error.into()).await?;
+        Ok(None)
+    }
+
+    fn wants_a_safer_place(&self, producer: &Shared) -> bool {
+        producer.config.retry_when_not_stored_safely && self.attempts_left(producer) > 0
+    }
+
+    fn attempts_left(&self, producer: &Shared) -> usize {
+        usize::try_from(producer.config.retries).unwrap_or(usize::MAX).saturating_sub(self.failed.len())
+    }
+
+    /// Notes a failed attempt, and waits before the next one where it would go to the same broker.
+    ///
+    /// # Errors
+    /// The send's own error, where there is to be no next one.
+    async fn note_failure(
+        &mut self,
+        producer: &Shared,
+        route: &Arc<TopicRoute>,
+        queue: &MessageQueue,
+        started: Instant,
+        error: ClientError,
+    ) -> Result<(), Error> {
+        let worth_it = match error.response_code() {
+            Some(code) => producer.config.is_worth_a_retry(code) || code.0 < 13 && code.0 >= 10,
+            None => error.is_retryable(),
+        };
+        if worth_it {
+            producer.client.note_stale(route);
+        }
+        tracing::debug!(
+            topic = %self.topic, broker = %queue.broker_name, attempt = self.failed.len() + 1,
+            error = &error as &dyn std::error::Error, "attempt failed"
+        );
+        let elapsed = started.elapsed();
+        let attempts_left = self.attempts_left(producer);
+        self.failed.push(FailedAttempt { broker_name: queue.broker_name.clone(), elapsed, error });
+        let other_broker = route.write_queues().iter().any(|other| other.broker_name != queue.broker_name);
+        let failures = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
+        let wait = if other_broker { Duration::ZERO } else { SAME_BROKER.wait(failures, random_u64()) };
+        if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait {
+            return Err(self.give_up());
+        }
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// Half of the time left, while there is another broker to turn to and an attempt to do it with; else all of it.
+    fn attempt_deadline(&self, producer: &Shared, route: &TopicRoute, queue: &MessageQueue) -> Deadline {
+        let others = || route.write_queues().iter().any(|other| other.broker_name != queue.broker_name);
+        match self.attempts_left(producer) > 0 && others() {
+            true => self.deadline.at_most(self.deadline.remaining() / 2),
+            false => self.deadline,
+        }
+    }
+
+    /// The error that names every attempt.
+    fn give_up(&mut self) -> Error {
+        let attempts = std::mem::take(&mut self.failed);
+        let Some(last) = attempts.last() else { return self.no_route() };
+        let source = last.error.clone();
+        let retryable = match source.response_code() {
+            Some(ResponseCode::TOPIC_NOT_EXIST | ResponseCode::NO_PERMISSION) => false,
+            Some(code) => RETRYABLE.contains(&code),
+            None => source.is_retryable(),
+        };
+        let (topic, message_id) = (self.topic.clone(), self.message_id.clone());
+        Error::NotSent { topic, message_id, attempts, source, retryable }
+    }
+
+    fn no_route(&self) -> Error {
+        let broker_name = format!("any for topic {}", self.topic).into();
+        Error::Client(ClientError::BrokerNotFound { broker_name })
+    }
+}
+
+async fn connect(
+    producer: &Shared,
+    route: &TopicRoute,
+    queue: &MessageQueue,
+    deadline: Deadline,
+) -> Result<Connection, ClientError> {
+    let addrs = route.broker_addrs(&queue.broker_name);
+    let master = addrs.and_then(|addrs| addrs.get(&MASTER_ID));
+    let master = master.ok_or_else(|| ClientError::BrokerNotFound { broker_name: queue.broker_name.clone() })?;
+    Ok(producer.client.broker(master, deadline).await?)
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+const SAME_BROKER: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+
+/// Answers after which a later send of the same message may succeed.
+const RETRYABLE: [ResponseCode; 5] = [
+    ResponseCode::SYSTEM_ERROR,
+    ResponseCode::SYSTEM_BUSY,
+    ResponseCode::SERVICE_NOT_AVAILABLE,
+    ResponseCode::FLOW_CONTROL,
+    ResponseCode::GO_AWAY,
+];

@@ -1,0 +1,125 @@
+use rocketmq_common::MessageError;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Why a producer did not start, or a message was not sent.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The message breaks a rule; nothing was sent.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The client could not do its part: no name server, no such topic, a bad option or name.
+    #[error(transparent)]
+    Client(#[from] rocketmq_common::Error),
+    /// The topic has no queue that may be written.
+    #[error("topic {topic} has no queue that may be written")]
+    NoQueue {
+        /// The topic.
+        topic: Arc<str>,
+    },
+    /// Every attempt failed.
+    #[error("message {message_id} to topic {topic} not sent: {}", Attempts(attempts))]
+    NotSent {
+        /// The topic.
+        topic: Arc<str>,
+        /// The unique id; the same in every attempt. For a batch, that of its first message.
+        message_id: String,
+        /// What was tried, in order; never empty.
+        attempts: Vec<FailedAttempt>,
+        /// What the last attempt came to.
+        source: rocketmq_common::Error,
+        /// Whether another send of the message may succeed.
+        retryable: bool,
+    },
+    /// Shut down in time, but for this many sends whose outcome is unknown.
+    #[error("{sends} sends were still under way when the shutdown timeout passed")]
+    Unfinished {
+        /// Their number.
+        sends: usize,
+    },
+    /// The producer has been shut down; nothing was sent.
+    #[error("the producer has been shut down")]
+    ShutDown,
+}
+
+/// One attempt to send a message.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FailedAttempt {
+    /// The broker's name.
+    pub broker_name: Arc<str>,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What it came to.
+    pub error: rocketmq_common::Error,
+}
+
+impl Error {
+    /// Whether sending the same message again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Client(error) => error.is_retryable(),
+            Self::NotSent { retryable, .. } => *retryable,
+            Self::NoQueue { .. } => true,
+            Self::Message(_) | Self::ShutDown | Self::Unfinished { .. } => false,
+        }
+    }
+
+    /// Whether the message may have been stored all the same, so that sending it again could store it twice.
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::NotSent { attempts, .. } => attempts.iter().any(|attempt| attempt.error.may_have_happened()),
+            Self::Client(error) => error.may_have_happened(),
+            Self::Unfinished { .. } => true,
+            Self::Message(_) | Self::NoQueue { .. } | Self::ShutDown => false,
+        }
+    }
+}
+
+/// `attempt 1 at broker-a after 3ms: …; attempt 2 …`; the last one's own words are left to the source.
+struct Attempts<'a>(&'a [FailedAttempt]);
+
+impl fmt::Display for Attempts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, attempt) in self.0.iter().enumerate() {
+            let number = index + 1;
+            let elapsed = attempt.elapsed.as_millis();
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "attempt {number} at {} failed after {elapsed} ms", attempt.broker_name)?;
+            if number < self.0.len() {
+                write!(f, " ({})", attempt.error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_every_attempt_and_each_fact_once() {
+        let attempt = |broker: &str, error| FailedAttempt {
+            broker_name: broker.into(),
+            elapsed: Duration::from_millis(5),
+            error,
+        };
+        let gone = rocketmq_common::Error::BrokerNotFound { broker_name: "a".into() };
+        let error = Error::NotSent {
+            topic: "t".into(),
+            message_id: "ID".into(),
+            attempts: vec![attempt("a", gone.clone()), attempt("b", gone.clone())],
+            source: gone,
+            retryable: true,
+        };
+        assert_eq!(
+            error.to_string(),
+            "message ID to topic t not sent: attempt 1 at a failed after 5 ms (no address of broker a is known); \
+             attempt 2 at b failed after 5 ms"
+        );
+        assert!(error.is_retryable() && !error.may_have_happened());
+    }
+}

@@ -1,0 +1,224 @@
+use crate::{
+    Error, PendingReceipt, ProducerBuilder, ProducerConfig, SendReceipt, attempt::Delivery, select::RoundRobin,
+};
+use rocketmq_common::{
+    Client, Message,
+    message::{UniqueIdGenerator, names, property},
+    protocol::{SendMessage, Stored},
+    random::random_below,
+    remote::{Answer, Deadline, ResponseCode},
+};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::time::timeout;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+
+/// Sends messages of one producer group. A cheap handle: clone it, and send from as many tasks as you like.
+///
+/// [`shutdown`](Self::shutdown) lets sends under way finish; dropping the last handle stops everything at once.
+#[derive(Clone, Debug)]
+pub struct Producer(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) config: ProducerConfig,
+    pub(crate) next: RoundRobin,
+    group: Arc<str>,
+    template: Arc<str>,
+    /// Whether the client is ours to shut down.
+    owns_client: bool,
+    sends: TaskTracker,
+    shut_down: AtomicBool,
+}
+
+impl Producer {
+    /// A producer of `group`, to be wired up and started.
+    pub fn builder(group: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder {
+            group: group.into(),
+            name_servers: Vec::new(),
+            client: None,
+            config: ProducerConfig::default(),
+        }
+    }
+
+    pub(crate) async fn start(builder: ProducerBuilder) -> Result<Self, Error> {
+        let ProducerBuilder { group, name_servers, client, config } = builder;
+        names::check_group(&group).map_err(rocketmq_common::Error::from)?;
+        config.check()?;
+        let owns_client = client.is_none();
+        let client = match client {
+            Some(client) => client,
+            None => Client::start(name_servers, config.client.clone()).await?,
+        };
+        let group: Arc<str> = group.into();
+        client.register_producer(&group)?;
+        tracing::info!(%group, client = %client.id(), "producer started");
+        Ok(Self(Arc::new(Shared {
+            client,
+            config,
+            next: RoundRobin::beginning_at(random_below(1 << 20)),
+            group,
+            template: names::AUTO_CREATE_TOPIC.into(),
+            owns_client,
+            sends: TaskTracker::new(),
+            shut_down: AtomicBool::new(false),
+        })))
+    }
+
+    /// Sends a message and awaits the broker's word that it is stored.
+    ///
+    /// A failed attempt is repeated, on another broker where there is one, up to
+    /// [`retries`](ProducerConfig::retries) times and within [`send_timeout`](ProducerConfig::send_timeout). The unique
+    /// id stays the same, so a consumer can tell a message that was stored twice.
+    ///
+    /// # Errors
+    /// [`Error::Message`] for a message that breaks a rule, before anything is sent; [`Error::Client`] where the topic
+    /// does not exist or no name server answers; [`Error::NotSent`] names every attempt.
+    ///
+    /// # Cancel safety
+    /// Dropping the future makes no further attempt; one that has begun may still store the message.
+    ///
+    /// # Protocol
+    /// `SEND_MESSAGE_V2` (310). Witness: golden `send_v2_request`, tests `send::*`.
+    pub async fn send(&self, message: Message) -> Result<SendReceipt, Error> {
+        let _under_way = self.under_way()?;
+        let mut delivery = self.delivery(message)?;
+        let (queue, answer) = delivery.run(self.shared()).await?;
+        Ok(SendReceipt::new(delivery.message_id, queue, answer))
+    }
+
+    /// Queues a message, waiting only for room on the connection, and returns a future of the receipt.
+    ///
+    /// Messages queued one after the other for the same queue are stored in that order, as long as none of them fails.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), as far as they come up before the message is queued; the others come with the receipt.
+    ///
+    /// # Cancel safety
+    /// Dropping this future before it is ready sends nothing.
+    pub async fn send_async(&self, message: Message) -> Result<PendingReceipt, Error> {
+        let under_way = self.under_way()?;
+        let mut delivery = self.delivery(message)?;
+        let queued = delivery.queue(self.shared()).await?;
+        Ok(PendingReceipt::new(self.0.clone(), delivery, queued, under_way))
+    }
+
+    /// Hands a message over without asking for an answer: the fastest way, and the only one that can lose a message
+    /// without anybody learning of it.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), as far as they come up before the message is queued. There is one attempt only.
+    ///
+    /// # Cancel safety
+    /// Dropping this future before it is ready sends nothing.
+    pub async fn send_oneway(&self, message: Message) -> Result<(), Error> {
+        let _under_way = self.under_way()?;
+        self.delivery(message)?.run_oneway(self.shared()).await
+    }
+
+    /// Refuses further sends, lets those under way finish, leaves the group and ends all connections. One-way messages
+    /// that are queued are written first. Receipts of [`send_async`](Self::send_async) that are neither awaited nor
+    /// dropped count as under way.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`] where sends were still under way after
+    /// [`shutdown_timeout`](ProducerConfig::shutdown_timeout); everything has ended all the same.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        if shared.shut_down.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let deadline = Deadline::after(shared.config.shutdown_timeout);
+        shared.sends.close();
+        let drained = timeout(deadline.remaining(), shared.sends.wait()).await;
+        let sends = shared.sends.len();
+        shared.client.unregister_producer(&shared.group).await;
+        if shared.owns_client {
+            shared.client.shutdown(deadline.at_least(CLOSING)).await;
+        }
+        tracing::info!(group = %shared.group, "producer shut down");
+        drained.map_err(|_| Error::Unfinished { sends })
+    }
+
+    /// The producer group.
+    pub fn group(&self) -> &str {
+        &self.0.group
+    }
+
+    /// The client this producer sends by.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Counts a send as under way, unless there are to be no more.
+    pub(crate) fn under_way(&self) -> Result<TaskTrackerToken, Error> {
+        let token = self.0.sends.token();
+        if self.0.shut_down.load(Ordering::Acquire) { Err(Error::ShutDown) } else { Ok(token) }
+    }
+
+    /// Checks a message and makes it ready to go: all that is done once, before the attempts.
+    fn delivery(&self, mut message: Message) -> Result<Delivery<SendMessage>, Error> {
+        let shared = self.shared();
+        message.validate(shared.config.max_message_bytes)?;
+        let message_id = ensure_unique_id(&mut message);
+        let topic: Arc<str> = match shared.client.known_route(message.topic()) {
+            Some(route) => route.topic().clone(),
+            None => message.topic().into(),
+        };
+        let mut request = shared.header(topic.clone());
+        request.flag = message.flag_bits();
+        request.properties = Some(mem::take(message.properties_mut()).into_string());
+        let deadline = Deadline::after(shared.config.send_timeout);
+        Ok(Delivery::new(topic, message_id, request, message.body().clone(), deadline))
+    }
+}
+
+impl Shared {
+    /// The header of a send; queue, broker and time are set by each attempt.
+    pub(crate) fn header(&self, topic: Arc<str>) -> SendMessage {
+        SendMessage {
+            producer_group: self.group.clone(),
+            topic,
+            default_topic: self.template.clone(),
+            default_topic_queue_nums: self.config.new_topic_queues,
+            queue_id: 0,
+            sys_flag: 0,
+            born_timestamp_ms: 0,
+            flag: 0,
+            properties: None,
+            reconsume_times: Some(0),
+            unit_mode: Some(false),
+            max_reconsume_times: None,
+            batch: Some(false),
+            broker_name: None,
+        }
+    }
+
+    pub(crate) fn is_safe_enough(&self, answer: &Answer<Stored>) -> bool {
+        answer.code == ResponseCode::SUCCESS || !self.config.retry_when_not_stored_safely
+    }
+}
+
+/// The message's unique id, made now unless it has one.
+pub(crate) fn ensure_unique_id(message: &mut Message) -> String {
+    if let Some(id) = message.properties().unique_id() {
+        return id.to_owned();
+    }
+    let id = UniqueIdGenerator::global().next();
+    message.properties_mut().set(property::UNIQ_KEY, &id);
+    id
+}
+
+/// What closing connections gets even where draining has used up the time.
+const CLOSING: std::time::Duration = std::time::Duration::from_millis(500);
