@@ -1,1 +1,3 @@
 //! Clusters to test against.
+
+pub mod real;

@@ -1,1 +1,3 @@
+//! The suite, over both clusters.
+
 fn main() {}

@@ -1,1 +1,40 @@
 //! A native, async Apache RocketMQ consumer.
+//!
+//! ```no_run
+//! use rocketmq_consumer::{Filter, PushConsumer, StoredMessage};
+//!
+//! # async fn run() -> Result<(), rocketmq_consumer::Error> {
+//! let consumer = PushConsumer::builder("billing")
+//!     .name_servers(["127.0.0.1:9876"])
+//!     .subscribe("order-created", Filter::tags("eu || us"))
+//!     .listener(|message: StoredMessage| async move { bill(&message).await })
+//!     .start().await?;
+//! # consumer.shutdown().await?;
+//! # Ok(())
+//! # }
+//! # async fn bill(_: &StoredMessage) -> Result<(), std::io::Error> { Ok(()) }
+//! ```
+//!
+//! A message is done when the listener returns `Ok`. `Err` and a panic bring it again later, and after
+//! [`max_reconsume_times`](PushConfig::max_reconsume_times) it goes to the group's dead letter queue. The offset that is
+//! recorded never passes a message that is not done: every message is consumed at least once.
+
+mod allocate;
+mod builder;
+mod config;
+mod dispatch;
+mod error;
+mod fetch;
+mod listener;
+mod offset;
+mod process_queue;
+mod push;
+mod rebalance;
+mod subscription;
+
+pub use builder::PushConsumerBuilder;
+pub use config::{PushConfig, StartAt};
+pub use error::Error;
+pub use push::PushConsumer;
+pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage};
+pub use subscription::{Filter, FilterError};

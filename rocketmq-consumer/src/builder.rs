@@ -1,0 +1,67 @@
+use crate::{Error, Filter, PushConfig, PushConsumer, listener::Listener};
+use rocketmq_common::{Client, StoredMessage};
+use std::{fmt::Display, future::Future};
+
+/// Wires a push consumer up; made by [`PushConsumer::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until start"]
+pub struct PushConsumerBuilder {
+    pub(crate) group: String,
+    pub(crate) name_servers: Vec<String>,
+    pub(crate) client: Option<Client>,
+    pub(crate) subscriptions: Vec<(String, Filter)>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) config: PushConfig,
+}
+
+impl PushConsumerBuilder {
+    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`.
+    pub fn name_servers(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.name_servers = addrs.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Adds a topic. All members of a group must subscribe to the same topics with the same filters.
+    pub fn subscribe(mut self, topic: impl Into<String>, filter: Filter) -> Self {
+        self.subscriptions.push((topic.into(), filter));
+        self
+    }
+
+    /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later.
+    /// Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no order.
+    pub fn listener<F, C, E>(mut self, listener: F) -> Self
+    where
+        F: Fn(StoredMessage) -> C + Send + Sync + 'static,
+        C: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.listener = Some(Listener::new(listener));
+        self
+    }
+
+    /// How to consume. Default: [`PushConfig::default`].
+    pub fn config(mut self, config: PushConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Shares the connections of a client that is there already, which its owner shuts down; name servers and
+    /// [`PushConfig::client`] then do not count.
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// Starts to consume.
+    ///
+    /// # Errors
+    /// [`Error::NoListener`], [`Error::NoSubscription`], [`Error::Clash`], [`Error::Filter`] for what is missing or
+    /// wrong; [`Error::Client`] for a bad name or option, and where no name server answers within the request timeout.
+    /// A topic that does not exist yet is no error: it is consumed once it does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn start(self) -> Result<PushConsumer, Error> {
+        PushConsumer::start(self).await
+    }
+}

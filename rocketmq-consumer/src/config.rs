@@ -1,0 +1,106 @@
+use crate::Error;
+use rocketmq_common::{ClientConfig, protocol::ConsumeFrom};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime};
+
+/// Where a group begins in a queue in which it has recorded no offset yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartAt {
+    /// At the end: only messages that come from now on. A broker still gives a new group the whole of a queue whose
+    /// first message it holds in memory, as it does with Java consumers.
+    #[default]
+    Last,
+    /// At the first message the queue still holds.
+    First,
+    /// At the first message stored at or after a moment.
+    Timestamp(SystemTime),
+}
+
+impl StartAt {
+    pub(crate) fn on_the_wire(self) -> ConsumeFrom {
+        match self {
+            Self::Last => ConsumeFrom::LastOffset,
+            Self::First => ConsumeFrom::FirstOffset,
+            Self::Timestamp(_) => ConsumeFrom::Timestamp,
+        }
+    }
+}
+
+/// How a push consumer consumes.
+///
+/// ```
+/// use rocketmq_consumer::{PushConfig, StartAt};
+///
+/// let config = PushConfig { concurrency: 64, start_at: StartAt::First, ..Default::default() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushConfig {
+    /// Most listener calls at once. Default 20.
+    pub concurrency: usize,
+    /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
+    pub start_at: StartAt,
+    /// How often a message may fail before it goes to the dead letter queue. Default 16; 0 sends it there at once.
+    pub max_reconsume_times: i32,
+    /// Most messages of one queue fetched and not done. Default 1000.
+    pub max_messages_per_queue: usize,
+    /// Most body bytes of one queue fetched and not done. Default 100 MiB.
+    pub max_bytes_per_queue: usize,
+    /// Greatest distance between the first and the last offset of one queue fetched and not done: how far the others
+    /// may run ahead of one slow message. Default 2000.
+    pub max_span_per_queue: i64,
+    /// Most messages asked for in one pull, 1 to 1024; brokers give 32 at most by default. Default 32.
+    pub pull_batch: i32,
+    /// How long a broker may hold a pull while there is no message. Default 15 s.
+    pub long_poll: Duration,
+    /// How often offsets are recorded. Default 1 s. They are also recorded when a queue is given up, and at the end.
+    pub commit_interval: Duration,
+    /// How often the queues are shared out anew even if nothing was heard. Default 20 s.
+    pub rebalance_interval: Duration,
+    /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
+    /// twice. Default 1 s.
+    pub revoke_timeout: Duration,
+    /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
+    pub shutdown_timeout: Duration,
+    /// What goes for any client.
+    pub client: ClientConfig,
+}
+
+impl Default for PushConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 20,
+            start_at: StartAt::default(),
+            max_reconsume_times: 16,
+            max_messages_per_queue: 1000,
+            max_bytes_per_queue: 100 * 1024 * 1024,
+            max_span_per_queue: 2000,
+            pull_batch: 32,
+            long_poll: Duration::from_secs(15),
+            commit_interval: Duration::from_secs(1),
+            rebalance_interval: Duration::from_secs(20),
+            revoke_timeout: Duration::from_secs(1),
+            shutdown_timeout: Duration::from_secs(10),
+            client: ClientConfig::default(),
+        }
+    }
+}
+
+impl PushConfig {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let check = |good: bool, option, message| match good {
+            true => Ok(()),
+            false => Err(Error::Client(rocketmq_common::Error::Config { option, message })),
+        };
+        check((1..=100_000).contains(&self.concurrency), "concurrency", "is not from 1 to 100000")?;
+        check(self.max_reconsume_times >= 0, "max_reconsume_times", "is below 0")?;
+        check(self.max_messages_per_queue > 0, "max_messages_per_queue", "is 0")?;
+        check(self.max_bytes_per_queue > 0, "max_bytes_per_queue", "is 0")?;
+        check(self.max_span_per_queue > 0, "max_span_per_queue", "is not above 0")?;
+        check((1..=1024).contains(&self.pull_batch), "pull_batch", "is not from 1 to 1024")?;
+        let long_poll = Duration::from_millis(1)..=Duration::from_secs(600);
+        check(long_poll.contains(&self.long_poll), "long_poll", "is not from 1 ms to 10 min")?;
+        check(!self.commit_interval.is_zero(), "commit_interval", "is 0")?;
+        check(!self.rebalance_interval.is_zero(), "rebalance_interval", "is 0")
+    }
+}

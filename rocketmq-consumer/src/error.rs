@@ -1,0 +1,49 @@
+use crate::FilterError;
+
+/// Why a consumer did not start, or did not end well.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The client could not do its part: no name server, a bad option or name.
+    #[error(transparent)]
+    Client(#[from] rocketmq_common::Error),
+    /// A filter does not parse.
+    #[error("the filter of topic {topic} does not parse")]
+    Filter {
+        /// The topic.
+        topic: String,
+        /// Why.
+        source: FilterError,
+    },
+    /// The topic is subscribed to twice, with different filters.
+    #[error("two subscriptions to topic {topic} clash")]
+    Clash {
+        /// The topic.
+        topic: String,
+    },
+    /// Nothing is subscribed to.
+    #[error("no topic is subscribed to")]
+    NoSubscription,
+    /// There is no listener.
+    #[error("no listener is set")]
+    NoListener,
+    /// Messages were still in the listener's hands when the shutdown timeout passed, or offsets could not be recorded;
+    /// these messages come again.
+    #[error("shut down with {messages} messages unfinished and the offsets of {queues} queues unrecorded")]
+    Unfinished {
+        /// The messages in hand.
+        messages: usize,
+        /// The queues whose last offset could not be recorded.
+        queues: usize,
+    },
+    /// The consumer has been shut down.
+    #[error("the consumer has been shut down")]
+    ShutDown,
+}
+
+impl Error {
+    /// Whether trying again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_retryable())
+    }
+}

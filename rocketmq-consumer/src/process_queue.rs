@@ -1,0 +1,190 @@
+use std::collections::VecDeque;
+
+/// What one queue has in flight: fetched messages by offset, done or not. Says how far the group's offset may go.
+///
+/// Pure: no clock, no task. Offsets come in ascending order, so the window is a double-ended queue.
+#[derive(Debug)]
+pub(crate) struct ProcessQueue {
+    slots: VecDeque<Slot>,
+    /// Every message below this offset has been fetched, or is not wanted.
+    fetched_to: Option<i64>,
+    /// Grows when the window starts over, so that what is finished late does not count.
+    epoch: u32,
+    unfinished: usize,
+    bytes: usize,
+    limits: Limits,
+}
+
+/// How much may be in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) span: i64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    offset: i64,
+    bytes: usize,
+    done: bool,
+}
+
+impl ProcessQueue {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { slots: VecDeque::new(), fetched_to: None, epoch: 0, unfinished: 0, bytes: 0, limits }
+    }
+
+    /// Begins at `offset`, forgetting what is in flight: its messages do not count any more when they are finished.
+    pub(crate) fn start_at(&mut self, offset: i64) {
+        self.slots.clear();
+        self.unfinished = 0;
+        self.bytes = 0;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.fetched_to = Some(offset);
+    }
+
+    /// The epoch to hand out with messages.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Enters a fetched message. One that is not beyond the last one is in the window, or done, already: false.
+    pub(crate) fn insert(&mut self, offset: i64, bytes: usize) -> bool {
+        if self.slots.back().is_some_and(|last| offset <= last.offset) {
+            return false;
+        }
+        self.slots.push_back(Slot { offset, bytes, done: false });
+        self.unfinished += 1;
+        self.bytes += bytes;
+        true
+    }
+
+    /// Notes that everything below `offset` has been fetched.
+    pub(crate) fn advance(&mut self, offset: i64) {
+        self.fetched_to = Some(self.fetched_to.map_or(offset, |known| known.max(offset)));
+    }
+
+    /// Marks a message done.
+    pub(crate) fn finish(&mut self, epoch: u32, offset: i64) {
+        if epoch != self.epoch {
+            return;
+        }
+        let Ok(index) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return };
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| !slot.done) else { return };
+        slot.done = true;
+        self.unfinished -= 1;
+        self.bytes -= slot.bytes;
+        while self.slots.front().is_some_and(|slot| slot.done) {
+            self.slots.pop_front();
+        }
+    }
+
+    /// The lowest offset that is not done: the one to record. `None` before anything is known.
+    pub(crate) fn commit_offset(&self) -> Option<i64> {
+        self.slots.front().map(|slot| slot.offset).or(self.fetched_to)
+    }
+
+    /// Whether another pull may be made. As in Java the limits may be passed by one pull.
+    pub(crate) fn has_room(&self) -> bool {
+        let span = match (self.slots.front(), self.slots.back()) {
+            (Some(first), Some(last)) => last.offset - first.offset,
+            _ => 0,
+        };
+        self.unfinished < self.limits.messages && self.bytes < self.limits.bytes && span < self.limits.span
+    }
+
+    /// The messages that are not done.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> ProcessQueue {
+        let mut queue = ProcessQueue::new(Limits { messages: 3, bytes: 100, span: 10 });
+        queue.start_at(5);
+        queue
+    }
+
+    #[test]
+    fn the_offset_to_record_is_the_lowest_that_is_not_done() {
+        let mut queue = queue();
+        assert_eq!(queue.commit_offset(), Some(5));
+        for offset in [5, 6, 8] {
+            assert!(queue.insert(offset, 1));
+        }
+        queue.advance(10);
+        let epoch = queue.epoch();
+        queue.finish(epoch, 6);
+        assert_eq!(queue.commit_offset(), Some(5));
+        queue.finish(epoch, 5);
+        assert_eq!(queue.commit_offset(), Some(8));
+        queue.finish(epoch, 8);
+        assert_eq!(queue.commit_offset(), Some(10), "what was filtered out is passed once all before it is done");
+        assert_eq!(queue.unfinished(), 0);
+    }
+
+    #[test]
+    fn a_message_finished_twice_counts_once() {
+        let mut queue = queue();
+        queue.insert(5, 10);
+        queue.insert(6, 10);
+        let epoch = queue.epoch();
+        queue.finish(epoch, 6);
+        queue.finish(epoch, 6);
+        queue.finish(epoch, 99);
+        assert_eq!((queue.unfinished(), queue.bytes), (1, 10));
+    }
+
+    #[test]
+    fn a_message_fetched_again_is_not_entered_again() {
+        let mut queue = queue();
+        assert!(queue.insert(5, 1));
+        assert!(!queue.insert(5, 1));
+        assert!(!queue.insert(4, 1));
+    }
+
+    #[test]
+    fn what_belongs_to_an_earlier_window_does_not_count() {
+        let mut queue = queue();
+        queue.insert(5, 1);
+        let old = queue.epoch();
+        queue.start_at(100);
+        queue.insert(100, 1);
+        queue.finish(old, 100);
+        queue.finish(old, 5);
+        assert_eq!((queue.commit_offset(), queue.unfinished()), (Some(100), 1));
+    }
+
+    #[test]
+    fn a_window_may_start_over_further_back() {
+        let mut queue = queue();
+        queue.advance(50);
+        queue.start_at(7);
+        assert_eq!(queue.commit_offset(), Some(7));
+    }
+
+    #[test]
+    fn room_ends_with_count_bytes_or_span() {
+        let mut counted = queue();
+        for offset in 5..8 {
+            assert!(counted.has_room());
+            counted.insert(offset, 1);
+        }
+        assert!(!counted.has_room());
+        let mut heavy = queue();
+        heavy.insert(5, 100);
+        assert!(!heavy.has_room());
+        let mut wide = queue();
+        wide.insert(5, 1);
+        wide.insert(15, 1);
+        assert!(!wide.has_room());
+        let epoch = wide.epoch();
+        wide.finish(epoch, 5);
+        assert!(wide.has_room());
+    }
+}

@@ -1,0 +1,108 @@
+use rocketmq_common::{
+    StoredMessage,
+    message::names::java_hash,
+    protocol::{ExpressionType, SubscriptionData},
+};
+
+/// Which messages of a topic are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(Expression);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Expression {
+    All,
+    Tags(String),
+}
+
+/// Why a filter expression does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// There are bars and no tags.
+    #[error("{expression:?} names no tag")]
+    NoTag {
+        /// The expression.
+        expression: String,
+    },
+}
+
+impl Filter {
+    /// Every message.
+    pub fn all() -> Self {
+        Self(Expression::All)
+    }
+
+    /// The messages with one of the tags of `expression`: one tag, or several separated by `||`. `*` and an empty text
+    /// stand for every message.
+    pub fn tags(expression: impl Into<String>) -> Self {
+        let expression = expression.into();
+        match expression.as_str() {
+            "" | "*" => Self::all(),
+            _ => Self(Expression::Tags(expression)),
+        }
+    }
+
+    /// What heartbeats say of this filter.
+    ///
+    /// # Protocol
+    /// Java: `FilterAPI.buildSubscriptionData`. The broker goes by the tags' hashes, over UTF-16, and the client by the
+    /// tags themselves.
+    pub(crate) fn subscription(&self, topic: &str, version_ms: i64) -> Result<SubscriptionData, FilterError> {
+        let mut data = SubscriptionData {
+            topic: topic.to_owned(),
+            sub_string: "*".to_owned(),
+            tags_set: Vec::new(),
+            code_set: Vec::new(),
+            sub_version: version_ms,
+            expression_type: ExpressionType::Tag,
+            class_filter_mode: false,
+        };
+        if let Expression::Tags(expression) = &self.0 {
+            for tag in expression.split("||").map(str::trim).filter(|tag| !tag.is_empty()) {
+                if !data.tags_set.iter().any(|known| known == tag) {
+                    data.tags_set.push(tag.to_owned());
+                    data.code_set.push(java_hash(tag));
+                }
+            }
+            if data.tags_set.is_empty() {
+                return Err(FilterError::NoTag { expression: expression.clone() });
+            }
+            data.sub_string.clone_from(expression);
+        }
+        Ok(data)
+    }
+}
+
+/// Whether a message that passed the broker's filter is wanted: two tags may share a hash.
+pub(crate) fn wants(subscription: &SubscriptionData, message: &StoredMessage) -> bool {
+    subscription.tags_set.is_empty()
+        || message.tag().is_some_and(|tag| subscription.tags_set.iter().any(|wanted| wanted == tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_split_trimmed_and_hashed_as_in_java() {
+        let data = Filter::tags("TagA || TagB||标签 ||TagA").subscription("t", 7).unwrap();
+        assert_eq!(data.tags_set, ["TagA", "TagB", "标签"]);
+        assert_eq!(data.code_set, [2_598_919, 2_598_920, 857_175]);
+        assert_eq!(data.sub_string, "TagA || TagB||标签 ||TagA");
+        assert_eq!(data.sub_version, 7);
+    }
+
+    #[test]
+    fn a_star_or_nothing_means_all() {
+        for filter in [Filter::all(), Filter::tags("*"), Filter::tags("")] {
+            let data = filter.subscription("t", 1).unwrap();
+            assert_eq!((data.sub_string.as_str(), data.tags_set.len()), ("*", 0));
+        }
+    }
+
+    #[test]
+    fn bars_without_tags_are_refused() {
+        assert!(Filter::tags("||").subscription("t", 1).is_err());
+        assert!(Filter::tags(" || ").subscription("t", 1).is_err());
+    }
+}
