@@ -8,11 +8,15 @@ use crate::{
     message::names::AUTO_CREATE_TOPIC,
     name_server::NameServers,
     pool::Pool,
-    protocol::{ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged, TopicRouteData},
+    protocol::{
+        ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged, TopicRouteData,
+    },
     random::random_below,
 };
 use members::Members;
-use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode};
+use rocketmq_remote::{
+    Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode,
+};
 use routes::RouteTable;
 use std::{
     collections::HashMap,

@@ -483,6 +483,9 @@ mod tests {
         }
 
         proptest! {
+            // Each case builds an encoder of Zstandard, which is slow.
+            #![proptest_config(ProptestConfig::with_cases(64))]
+
             #[test]
             fn a_body_reads_as_it_was_compressed(body in prop::collection::vec(prop_oneof![any::<u8>(), Just(0)], 0..3000)) {
                 for compression in ALL {

@@ -100,7 +100,8 @@ impl Pool {
         if let Some(slot) = slots.get(addr) {
             return slot.clone();
         }
-        let slot = Arc::new(Slot { addr: addr.clone(), state: Mutex::default(), dialling: tokio::sync::Mutex::default() });
+        let slot =
+            Arc::new(Slot { addr: addr.clone(), state: Mutex::default(), dialling: tokio::sync::Mutex::default() });
         slots.insert(addr.clone(), slot.clone());
         slot
     }

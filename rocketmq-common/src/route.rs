@@ -51,10 +51,9 @@ impl TopicRoute {
         };
         let write_queues = match ordered_queues(&topic, data.order_topic_conf.as_deref()) {
             Some(ordered) => ordered,
-            None => queues(
-                |queue| queue.write_queue_nums,
-                &|queue| Permission::is_writable(queue.perm) && has_master(&queue.broker_name),
-            ),
+            None => queues(|queue| queue.write_queue_nums, &|queue| {
+                Permission::is_writable(queue.perm) && has_master(&queue.broker_name)
+            }),
         };
         let read_queues = queues(|queue| queue.read_queue_nums, &|queue| Permission::is_readable(queue.perm));
         Self { topic, generation, write_queues, read_queues, brokers, data }

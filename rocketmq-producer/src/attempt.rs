@@ -1,11 +1,11 @@
 use crate::{Error, FailedAttempt, producer::Shared};
+use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
     protocol::{MASTER_ID, SendBatchMessage, SendMessage, Stored},
     random::random_u64,
     remote::{Answer, Connection, Deadline, Error as RemoteError, PendingReply, Request, ResponseCode},
 };
-use bytes::Bytes;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},

@@ -15,7 +15,8 @@ impl RoundRobin {
         let count = queues.len();
         let first = self.0.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
         let Some(avoid) = avoid else { return queues.get(first) };
-        let elsewhere = (0..count).map(|step| &queues[(first + step) % count]).find(|queue| &*queue.broker_name != avoid);
+        let elsewhere =
+            (0..count).map(|step| &queues[(first + step) % count]).find(|queue| &*queue.broker_name != avoid);
         elsewhere.or_else(|| queues.get(first))
     }
 }

@@ -4,8 +4,8 @@ use super::Client;
 use crate::{
     Error, MessageQueue,
     protocol::{
-        GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, PullMessage, PullResult, QueryConsumerOffset,
-        SearchOffset, SendBack, SendMessage, Stored, UnregisterClient, UpdateConsumerOffset,
+        GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, PullMessage, PullResult,
+        QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored, UnregisterClient, UpdateConsumerOffset,
     },
 };
 use bytes::Bytes;

@@ -93,7 +93,8 @@ impl RouteTable {
     pub(super) fn broker_addrs(&self, broker_name: &str) -> Vec<(i64, Arc<str>)> {
         let topics = self.topics();
         let routes = topics.values().filter_map(|entry| entry.state().route.clone());
-        let newest = routes.filter(|route| route.broker_addrs(broker_name).is_some()).max_by_key(|route| route.generation());
+        let newest =
+            routes.filter(|route| route.broker_addrs(broker_name).is_some()).max_by_key(|route| route.generation());
         let addrs = newest.as_ref().and_then(|route| route.broker_addrs(broker_name));
         addrs.into_iter().flatten().map(|(id, addr)| (*id, addr.clone())).collect()
     }

@@ -196,7 +196,7 @@ impl StoredMessage {
 
     /// Returns the delay level; 0 is none.
     pub fn delay_level(&self) -> i32 {
-        self.property(property::DELAY).and_then(|level| level.parse().ok()).unwrap_or(0)
+        properties::parse_level(self.property(property::DELAY))
     }
 
     /// Returns the id of the transaction the message was part of; brokers leave it to the unique id.
@@ -273,9 +273,7 @@ impl Default for DecodeLimits {
 
 /// A record that cannot be read, and what is known of it.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot read the record at byte {position} (queue offset {queue_offset:?}, commit log offset {commit_log_offset:?})"
-)]
+#[error("cannot read the record at byte {position}{}", self.known_offsets())]
 #[non_exhaustive]
 pub struct CorruptRecord {
     /// Where in the body the record begins, in bytes.
@@ -294,6 +292,11 @@ pub struct CorruptRecord {
 impl CorruptRecord {
     pub(super) fn at(position: usize, cause: CorruptCause) -> Self {
         Self { position, total_size: None, queue_offset: None, commit_log_offset: None, cause }
+    }
+
+    fn known_offsets(&self) -> String {
+        let known = |name, offset: Option<i64>| offset.map_or(String::new(), |offset| format!(", {name} {offset}"));
+        known("queue offset", self.queue_offset) + &known("commit log offset", self.commit_log_offset)
     }
 }
 
@@ -978,7 +981,11 @@ mod tests {
         assert_eq!((corrupt.position, corrupt.total_size), (second, Some(114)));
         assert_eq!((corrupt.queue_offset, corrupt.commit_log_offset), (Some(41), Some(0x1413_B380)));
         assert!(matches!(corrupt.cause, CorruptCause::Magic { magic: 0x00A3_20A7 }));
-        assert!(corrupt.source().is_some());
+        assert_eq!(
+            corrupt.to_string(),
+            "cannot read the record at byte 114, queue offset 41, commit log offset 336835456"
+        );
+        assert_eq!(corrupt.source().unwrap().to_string(), "its magic 0x00a320a7 is not known");
     }
 
     #[test]

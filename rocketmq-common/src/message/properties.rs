@@ -343,7 +343,7 @@ impl Properties {
 
     /// Returns the delay level; 0, the default, is none.
     pub fn delay_level(&self) -> i32 {
-        delay_level(&self.0)
+        parse_level(self.get(property::DELAY))
     }
 
     /// Whether the broker waits for disk and replicas as configured. Default true.
@@ -369,9 +369,9 @@ pub(super) fn has_separator(text: &str) -> bool {
     text.contains([SEPARATOR, END])
 }
 
-/// The delay level in the text in which properties travel.
-pub(super) fn delay_level(text: &str) -> i32 {
-    lookup(text, property::DELAY).and_then(|level| level.parse().ok()).unwrap_or(0)
+/// The delay level which the value of [`property::DELAY`] stands for; 0 is none.
+pub(super) fn parse_level(value: Option<&str>) -> i32 {
+    value.and_then(|level| level.parse().ok()).unwrap_or(0)
 }
 
 impl From<String> for Properties {
