@@ -22,6 +22,7 @@ use std::{
     collections::HashMap,
     mem,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 use tokio::{
     sync::Notify,
@@ -284,6 +285,8 @@ async fn refresh_routes(shared: Arc<Shared>) {
                 tracing::debug!(%topic, error = &error as &dyn std::error::Error, "route not refreshed");
             }
         }
+        // While a broker is away its routes fail all the time: name servers are not to suffer for it.
+        sleep(SHORTEST_REFRESH_PAUSE).await;
     }
 }
 
@@ -301,7 +304,7 @@ async fn beat(shared: Arc<Shared>) {
     }
 }
 
-fn ticks(period: std::time::Duration) -> tokio::time::Interval {
+fn ticks(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
@@ -426,3 +429,5 @@ fn processors(shared: Weak<Shared>) -> Processors {
         }
     })
 }
+
+const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);

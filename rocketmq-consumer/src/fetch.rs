@@ -26,8 +26,8 @@ pub(crate) struct AssignedQueue {
     room: Notify,
     waits_for_room: AtomicBool,
     revoked: AtomicBool,
-    /// Ends the fetch task.
-    pub(crate) fetching: CancellationToken,
+    /// Ends the fetch task; the end of the consumer does, too.
+    fetching: CancellationToken,
     /// Listener calls under way.
     in_hand: AtomicUsize,
     none_in_hand: Notify,
@@ -36,7 +36,12 @@ pub(crate) struct AssignedQueue {
 }
 
 impl AssignedQueue {
-    pub(crate) fn new(queue: MessageQueue, subscription: Arc<SubscriptionData>, window: ProcessQueue) -> Self {
+    pub(crate) fn new(
+        queue: MessageQueue,
+        subscription: Arc<SubscriptionData>,
+        window: ProcessQueue,
+        fetching: CancellationToken,
+    ) -> Self {
         Self {
             queue,
             subscription,
@@ -44,7 +49,7 @@ impl AssignedQueue {
             room: Notify::new(),
             waits_for_room: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
-            fetching: CancellationToken::new(),
+            fetching,
             in_hand: AtomicUsize::new(0),
             none_in_hand: Notify::new(),
             recorded: Mutex::new(None),

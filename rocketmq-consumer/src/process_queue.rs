@@ -93,11 +93,6 @@ impl ProcessQueue {
         };
         self.unfinished < self.limits.messages && self.bytes < self.limits.bytes && span < self.limits.span
     }
-
-    /// The messages that are not done.
-    pub(crate) fn unfinished(&self) -> usize {
-        self.unfinished
-    }
 }
 
 #[cfg(test)]
@@ -125,7 +120,7 @@ mod tests {
         assert_eq!(queue.commit_offset(), Some(8));
         queue.finish(epoch, 8);
         assert_eq!(queue.commit_offset(), Some(10), "what was filtered out is passed once all before it is done");
-        assert_eq!(queue.unfinished(), 0);
+        assert_eq!(queue.unfinished, 0);
     }
 
     #[test]
@@ -137,7 +132,7 @@ mod tests {
         queue.finish(epoch, 6);
         queue.finish(epoch, 6);
         queue.finish(epoch, 99);
-        assert_eq!((queue.unfinished(), queue.bytes), (1, 10));
+        assert_eq!((queue.unfinished, queue.bytes), (1, 10));
     }
 
     #[test]
@@ -157,7 +152,7 @@ mod tests {
         queue.insert(100, 1);
         queue.finish(old, 100);
         queue.finish(old, 5);
-        assert_eq!((queue.commit_offset(), queue.unfinished()), (Some(100), 1));
+        assert_eq!((queue.commit_offset(), queue.unfinished), (Some(100), 1));
     }
 
     #[test]

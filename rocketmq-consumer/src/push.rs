@@ -158,9 +158,6 @@ impl PushConsumer {
         let deadline = Deadline::after(shared.config.shutdown_timeout);
         shared.stopped.cancel();
         let queues: Vec<_> = shared.queues().values().cloned().collect();
-        for assigned in &queues {
-            assigned.fetching.cancel();
-        }
         shared.tasks.close();
         let finished = timeout_at(deadline.instant(), shared.tasks.wait()).await.is_ok();
         let messages = queues.iter().map(|assigned| assigned.in_hand()).sum();
@@ -199,8 +196,8 @@ impl Shared {
 
     async fn look_routes_up(self: &Arc<Self>) {
         let mut looking_up = JoinSet::new();
-        for topic in self.subscriptions.keys().cloned() {
-            let client = self.client.clone();
+        for topic in self.subscriptions.keys() {
+            let (client, topic) = (self.client.clone(), topic.clone());
             looking_up.spawn(async move {
                 if let Err(error) = client.route(&topic).await {
                     tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");

@@ -91,7 +91,8 @@ impl Shared {
             };
             tracing::info!(group = %self.group, %queue, members, "queue taken");
             let window = ProcessQueue::new(limits);
-            let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription.clone(), window));
+            let fetching = self.stopped.child_token();
+            let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription.clone(), window, fetching));
             queues.insert(queue, assigned.clone());
             drop(queues);
             let settle = if members > 1 { SETTLE } else { Duration::ZERO };

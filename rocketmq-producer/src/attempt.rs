@@ -1,4 +1,4 @@
-use crate::{Error, FailedAttempt, producer::Shared};
+use crate::{Error, FailedAttempt, NotSent, producer::Shared};
 use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
@@ -207,14 +207,13 @@ impl<R: Store> Delivery<R> {
     fn give_up(&mut self) -> Error {
         let attempts = std::mem::take(&mut self.failed);
         let Some(last) = attempts.last() else { return self.no_route() };
-        let source = last.error.clone();
-        let retryable = match source.response_code() {
+        let retryable = match last.error.response_code() {
             Some(ResponseCode::TOPIC_NOT_EXIST | ResponseCode::NO_PERMISSION) => false,
             Some(code) => RETRYABLE.contains(&code),
-            None => source.is_retryable(),
+            None => last.error.is_retryable(),
         };
         let (topic, message_id) = (self.topic.clone(), self.message_id.clone());
-        Error::NotSent { topic, message_id, attempts, source, retryable }
+        Error::NotSent(Box::new(NotSent { topic, message_id, attempts, retryable }))
     }
 
     fn no_route(&self) -> Error {

@@ -18,19 +18,8 @@ pub enum Error {
         topic: Arc<str>,
     },
     /// Every attempt failed.
-    #[error("message {message_id} to topic {topic} not sent: {}", Attempts(attempts))]
-    NotSent {
-        /// The topic.
-        topic: Arc<str>,
-        /// The unique id; the same in every attempt. For a batch, that of its first message.
-        message_id: String,
-        /// What was tried, in order; never empty.
-        attempts: Vec<FailedAttempt>,
-        /// What the last attempt came to.
-        source: rocketmq_common::Error,
-        /// Whether another send of the message may succeed.
-        retryable: bool,
-    },
+    #[error(transparent)]
+    NotSent(#[from] Box<NotSent>),
     /// Shut down in time, but for this many sends whose outcome is unknown.
     #[error("{sends} sends were still under way when the shutdown timeout passed")]
     Unfinished {
@@ -40,6 +29,45 @@ pub enum Error {
     /// The producer has been shut down; nothing was sent.
     #[error("the producer has been shut down")]
     ShutDown,
+}
+
+/// A message, or a batch, that no attempt got stored.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NotSent {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The unique id; the same in every attempt. For a batch, that of its first message.
+    pub message_id: String,
+    /// What was tried, in order; never empty.
+    pub attempts: Vec<FailedAttempt>,
+    /// Whether another send of the message may succeed.
+    pub retryable: bool,
+}
+
+/// Names every attempt; the last one's own words are left to the source.
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {} to topic {} not sent: ", self.message_id, self.topic)?;
+        for (index, attempt) in self.attempts.iter().enumerate() {
+            let number = index + 1;
+            let elapsed = attempt.elapsed.as_millis();
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "attempt {number} at {} failed after {elapsed} ms", attempt.broker_name)?;
+            if number < self.attempts.len() {
+                write!(f, " ({})", attempt.error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NotSent {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.attempts.last().map(|attempt| &attempt.error as &dyn std::error::Error)
+    }
 }
 
 /// One attempt to send a message.
@@ -59,7 +87,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Client(error) => error.is_retryable(),
-            Self::NotSent { retryable, .. } => *retryable,
+            Self::NotSent(not_sent) => not_sent.retryable,
             Self::NoQueue { .. } => true,
             Self::Message(_) | Self::ShutDown | Self::Unfinished { .. } => false,
         }
@@ -68,31 +96,11 @@ impl Error {
     /// Whether the message may have been stored all the same, so that sending it again could store it twice.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Self::NotSent { attempts, .. } => attempts.iter().any(|attempt| attempt.error.may_have_happened()),
+            Self::NotSent(not_sent) => not_sent.attempts.iter().any(|attempt| attempt.error.may_have_happened()),
             Self::Client(error) => error.may_have_happened(),
             Self::Unfinished { .. } => true,
             Self::Message(_) | Self::NoQueue { .. } | Self::ShutDown => false,
         }
-    }
-}
-
-/// `attempt 1 at broker-a after 3ms: …; attempt 2 …`; the last one's own words are left to the source.
-struct Attempts<'a>(&'a [FailedAttempt]);
-
-impl fmt::Display for Attempts<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, attempt) in self.0.iter().enumerate() {
-            let number = index + 1;
-            let elapsed = attempt.elapsed.as_millis();
-            if index > 0 {
-                f.write_str("; ")?;
-            }
-            write!(f, "attempt {number} at {} failed after {elapsed} ms", attempt.broker_name)?;
-            if number < self.0.len() {
-                write!(f, " ({})", attempt.error)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -108,18 +116,15 @@ mod tests {
             error,
         };
         let gone = rocketmq_common::Error::BrokerNotFound { broker_name: "a".into() };
-        let error = Error::NotSent {
-            topic: "t".into(),
-            message_id: "ID".into(),
-            attempts: vec![attempt("a", gone.clone()), attempt("b", gone.clone())],
-            source: gone,
-            retryable: true,
-        };
+        let attempts = vec![attempt("a", gone.clone()), attempt("b", gone)];
+        let not_sent = NotSent { topic: "t".into(), message_id: "ID".into(), attempts, retryable: true };
+        let error = Error::from(Box::new(not_sent));
         assert_eq!(
             error.to_string(),
             "message ID to topic t not sent: attempt 1 at a failed after 5 ms (no address of broker a is known); \
              attempt 2 at b failed after 5 ms"
         );
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no address of broker a is known");
         assert!(error.is_retryable() && !error.may_have_happened());
     }
 }

@@ -28,7 +28,7 @@ mod select;
 
 pub use builder::ProducerBuilder;
 pub use config::ProducerConfig;
-pub use error::{Error, FailedAttempt};
+pub use error::{Error, FailedAttempt, NotSent};
 pub use pending::PendingReceipt;
 pub use producer::Producer;
 pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
