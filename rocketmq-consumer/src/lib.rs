@@ -38,3 +38,8 @@ pub use error::Error;
 pub use push::PushConsumer;
 pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage};
 pub use subscription::{Filter, FilterError};
+
+/// The README, so that its code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -33,3 +33,8 @@ pub use pending::PendingReceipt;
 pub use producer::Producer;
 pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
 pub use rocketmq_common::{ClientConfig, Error as ClientError, Message, MessageError, MessageQueue};
+
+/// The README, so that its code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
