@@ -5,6 +5,8 @@ pub mod id;
 pub mod layout;
 pub mod names;
 pub mod properties;
+mod record;
+mod stored;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,11 +17,11 @@ use bytes::Bytes;
 
 pub use batch::{BatchItem, BatchItems, check_batch, decode_batch, encode_batch};
 pub use id::{OffsetId, OffsetIdError, UniqueIdGenerator, local_ip};
-pub use layout::{
-    CorruptCause, CorruptRecord, DecodeLimits, Record, RecordError, Records, StoredMessage, decode_records,
-};
+pub use layout::{CorruptCause, CorruptRecord, DecodeLimits, Records, decode_records};
 pub use names::{NameError, NameKind};
 pub use properties::{Properties, property};
+pub use record::{Record, RecordError};
+pub use stored::StoredMessage;
 
 /// Longest property text a user may send, in bytes: what a broker stores (32,767) less 512 for what it adds.
 ///

@@ -3,7 +3,9 @@
 
 use super::*;
 use bytes::BytesMut;
-use rocketmq_remote::{Answer, Body, Command, CommandCodec, Field, Header, Json, Reply, Request, RequestCode, ResponseCode};
+use rocketmq_remote::{
+    Answer, Body, Command, CommandCodec, Field, Header, Json, Reply, Request, RequestCode, ResponseCode,
+};
 use std::{collections::BTreeMap, path::Path};
 use tokio_util::codec::Decoder;
 

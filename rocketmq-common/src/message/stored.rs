@@ -1,0 +1,238 @@
+//! A message as it is received.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::properties::{self, SharedText, property};
+use super::{MessageQueue, OffsetId};
+use crate::protocol::sys_flag;
+
+/// A message as a broker stored it.
+///
+/// Body and properties are slices of the reply they came in, so a message that is kept keeps that reply in memory.
+#[derive(Clone)]
+pub struct StoredMessage {
+    pub(super) topic: Arc<str>,
+    pub(super) broker_name: Arc<str>,
+    pub(super) queue_id: i32,
+    pub(super) flag: i32,
+    pub(super) queue_offset: i64,
+    pub(super) commit_log_offset: i64,
+    pub(super) sys_flag: i32,
+    pub(super) reconsume_times: i32,
+    pub(super) born_timestamp_ms: i64,
+    pub(super) store_timestamp_ms: i64,
+    pub(super) prepared_transaction_offset: i64,
+    pub(super) born_host: SocketAddr,
+    pub(super) store_host: SocketAddr,
+    pub(super) store_size: u32,
+    pub(super) body_crc: u32,
+    pub(super) body: Bytes,
+    pub(super) properties: SharedText,
+}
+
+impl StoredMessage {
+    /// Returns the name of the topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Returns the name of the topic, shared among the messages of a pull.
+    pub fn shared_topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// Returns the name of the broker, shared among the messages of a pull.
+    pub fn broker_name(&self) -> &Arc<str> {
+        &self.broker_name
+    }
+
+    /// Returns the number of the queue.
+    pub fn queue_id(&self) -> i32 {
+        self.queue_id
+    }
+
+    /// Returns the queue.
+    pub fn queue(&self) -> MessageQueue {
+        MessageQueue::new(self.topic.clone(), self.broker_name.clone(), self.queue_id)
+    }
+
+    /// Returns the position in the queue.
+    pub fn queue_offset(&self) -> i64 {
+        self.queue_offset
+    }
+
+    /// Returns the position in the broker's commit log, in bytes.
+    pub fn commit_log_offset(&self) -> i64 {
+        self.commit_log_offset
+    }
+
+    /// Returns the flag which the producer's user gave it.
+    pub fn flag(&self) -> i32 {
+        self.flag
+    }
+
+    /// Returns the system flag. The bit for a compressed body is off, since [`body`](Self::body) no longer is.
+    pub fn sys_flag(&self) -> i32 {
+        self.sys_flag
+    }
+
+    /// Returns when the producer sent it, by the producer's clock.
+    pub fn born_timestamp(&self) -> SystemTime {
+        system_time(self.born_timestamp_ms)
+    }
+
+    /// Returns when the producer sent it, by the producer's clock, in ms since the epoch.
+    pub fn born_timestamp_ms(&self) -> i64 {
+        self.born_timestamp_ms
+    }
+
+    /// Returns the producer's address, as the broker sees it.
+    pub fn born_host(&self) -> SocketAddr {
+        self.born_host
+    }
+
+    /// Returns when the broker stored it, by the broker's clock.
+    pub fn store_timestamp(&self) -> SystemTime {
+        system_time(self.store_timestamp_ms)
+    }
+
+    /// Returns when the broker stored it, by the broker's clock, in ms since the epoch.
+    pub fn store_timestamp_ms(&self) -> i64 {
+        self.store_timestamp_ms
+    }
+
+    /// Returns the address of the broker that stored it first.
+    pub fn store_host(&self) -> SocketAddr {
+        self.store_host
+    }
+
+    /// Returns how often the group has failed to consume it.
+    pub fn reconsume_times(&self) -> i32 {
+        self.reconsume_times
+    }
+
+    /// Returns where the half message stands, of a message that was part of a transaction.
+    pub fn prepared_transaction_offset(&self) -> i64 {
+        self.prepared_transaction_offset
+    }
+
+    /// Returns the body, decompressed.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Returns the body, decompressed.
+    pub fn into_body(self) -> Bytes {
+        self.body
+    }
+
+    /// Returns the value of a property.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name)
+    }
+
+    /// Iterates over the properties, in the order of the text; see [`properties::pairs`].
+    pub fn properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        properties::pairs(self.properties.as_str())
+    }
+
+    /// Returns the text in which the properties travel.
+    pub fn properties_text(&self) -> &str {
+        self.properties.as_str()
+    }
+
+    /// Returns the tag.
+    pub fn tag(&self) -> Option<&str> {
+        self.property(property::TAGS)
+    }
+
+    /// Iterates over the index keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        properties::split_keys(self.property(property::KEYS).unwrap_or_default())
+    }
+
+    /// Returns the unique id, made by the producer, or by the broker where there was none.
+    pub fn unique_id(&self) -> Option<&str> {
+        self.property(property::UNIQ_KEY)
+    }
+
+    /// Returns the id to show to users: the unique id, else the offset id.
+    pub fn message_id(&self) -> Cow<'_, str> {
+        self.unique_id().map_or_else(|| Cow::Owned(self.offset_id()), Cow::Borrowed)
+    }
+
+    /// Returns the id that says where the broker stored it; see [`OffsetId`].
+    pub fn offset_id(&self) -> String {
+        OffsetId { host: self.store_host, commit_log_offset: self.commit_log_offset }.to_string()
+    }
+
+    /// Returns the key whose messages stay in order.
+    pub fn sharding_key(&self) -> Option<&str> {
+        self.property(property::SHARDING_KEY)
+    }
+
+    /// Returns the delay level; 0 is none.
+    pub fn delay_level(&self) -> i32 {
+        properties::parse_level(self.property(property::DELAY))
+    }
+
+    /// Returns the id of the transaction the message was part of; brokers leave it to the unique id.
+    pub fn transaction_id(&self) -> Option<&str> {
+        // A half message loses the bits while it waits for its outcome, and a committed one the property.
+        let in_transaction =
+            || self.sys_flag & sys_flag::TRANSACTION_ROLLBACK != 0 || self.property(property::TRAN_MSG) == Some("true");
+        self.property(property::TRANSACTION_ID).or_else(|| if in_transaction() { self.unique_id() } else { None })
+    }
+
+    /// Returns the checksum the broker stored of the body as it was sent; see [`DecodeLimits::verify_crc`].
+    pub fn body_crc(&self) -> u32 {
+        self.body_crc
+    }
+
+    /// Returns the bytes the record takes in the broker's commit log.
+    pub fn store_size(&self) -> u32 {
+        self.store_size
+    }
+
+    /// Gives it another topic: the original one of a message to consume again, or the name without its namespace.
+    #[must_use]
+    pub fn with_topic(mut self, topic: Arc<str>) -> Self {
+        self.topic = topic;
+        self
+    }
+
+    /// Moves the position in the queue, for a queue whose offsets are counted over several brokers.
+    pub fn add_offset(&mut self, delta: i64) {
+        self.queue_offset = self.queue_offset.saturating_add(delta);
+    }
+}
+
+/// Bodies are not shown: they are the user's.
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredMessage")
+            .field("topic", &self.topic)
+            .field("broker_name", &self.broker_name)
+            .field("queue_id", &self.queue_id)
+            .field("queue_offset", &self.queue_offset)
+            .field("message_id", &self.message_id())
+            .field("reconsume_times", &self.reconsume_times)
+            .field("store_timestamp_ms", &self.store_timestamp_ms)
+            .field("body_bytes", &self.body.len())
+            .field("properties", &self.properties_text())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A time of the wire. What lies outside of the platform's range is the epoch.
+fn system_time(ms: i64) -> SystemTime {
+    let since = Duration::from_millis(ms.unsigned_abs());
+    let time = if ms < 0 { UNIX_EPOCH.checked_sub(since) } else { UNIX_EPOCH.checked_add(since) };
+    time.unwrap_or(UNIX_EPOCH)
+}
