@@ -1,0 +1,306 @@
+//! One broker: its state, and the work that is done by the clock.
+
+use crate::{
+    clock::{Clock, millis},
+    faults::{Faults, Place},
+    groups::{Groups, Notice},
+    handlers::{self, Asked, pull::Pull},
+    holds::Holds,
+    locks::QueueLocks,
+    log::{Log, NewRecord, TopicConfig},
+    offsets::Offsets,
+    record::Stored,
+    server::{Peers, Service},
+};
+use bytes::{Bytes, BytesMut};
+use rocketmq_common::{
+    message::{
+        Record,
+        names::{AUTO_CREATE_TOPIC, HALF_TOPIC, SCHEDULE_TOPIC},
+        properties::{lookup, property},
+    },
+    protocol::Permission,
+};
+use rocketmq_remote::Processors;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What a broker is set up with.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokerConfig {
+    pub(crate) default_queues: i32,
+    pub(crate) delay_levels: Vec<Duration>,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) max_store_bytes: usize,
+}
+
+/// A broker. Its locks are held briefly, never two at a time, and never over an await.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) name: Arc<str>,
+    pub(crate) place: Place,
+    pub(crate) addr: SocketAddr,
+    pub(crate) config: BrokerConfig,
+    pub(crate) clock: Clock,
+    pub(crate) faults: Arc<Faults>,
+    /// The tasks of the whole cluster: answers that faults delay are among them.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop_all: CancellationToken,
+    store: Mutex<Store>,
+    groups: Mutex<Groups>,
+    offsets: Mutex<Offsets>,
+    locks: Mutex<QueueLocks>,
+    peers: Peers,
+    /// A message was delayed, or a pull held, that is due before all others.
+    earlier: Notify,
+    turn: AtomicU32,
+}
+
+/// Messages, and the pulls that wait for them: one lock, so that no message slips past a pull about to be held.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) log: Log,
+    pub(crate) holds: Holds<(Asked, Pull)>,
+}
+
+impl Broker {
+    pub(crate) fn new(
+        name: Arc<str>,
+        addr: SocketAddr,
+        config: BrokerConfig,
+        faults: Arc<Faults>,
+        tasks: TaskTracker,
+        stop_all: CancellationToken,
+    ) -> Self {
+        let mut log = Log::new(config.max_store_bytes);
+        for (topic, queues) in [(AUTO_CREATE_TOPIC, config.default_queues), (CLUSTER, 16), (&*name, 1)] {
+            let perm = Permission::READ | Permission::WRITE | Permission::INHERIT;
+            log.set_topic(topic, TopicConfig { perm, ..TopicConfig::new(queues) });
+        }
+        log.set_topic(SCHEDULE_TOPIC, TopicConfig::new(i32::try_from(config.delay_levels.len()).unwrap_or(i32::MAX)));
+        log.set_topic(HALF_TOPIC, TopicConfig::new(1));
+        log.set_topic(&format!("{CLUSTER}_REPLY_TOPIC"), TopicConfig::new(1));
+        Self {
+            place: Place::Broker(name.clone()),
+            name,
+            addr,
+            config,
+            clock: Clock::start(),
+            faults,
+            tasks,
+            stop_all,
+            store: Mutex::new(Store { log, holds: Holds::default() }),
+            groups: Mutex::default(),
+            offsets: Mutex::default(),
+            locks: Mutex::default(),
+            peers: Peers::default(),
+            earlier: Notify::new(),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.store)
+    }
+
+    pub(crate) fn groups(&self) -> MutexGuard<'_, Groups> {
+        lock(&self.groups)
+    }
+
+    pub(crate) fn offsets(&self) -> MutexGuard<'_, Offsets> {
+        lock(&self.offsets)
+    }
+
+    pub(crate) fn locks(&self) -> MutexGuard<'_, QueueLocks> {
+        lock(&self.locks)
+    }
+
+    /// Tells the members of a group that it has changed.
+    pub(crate) fn notify(&self, notice: Option<Notice>) {
+        if let Some(Notice { group, connections }) = notice {
+            self.peers.notify(&group, &connections);
+        }
+    }
+
+    /// Something is due before all that was.
+    pub(crate) fn wake_timer(&self) {
+        self.earlier.notify_one();
+    }
+
+    /// Sees to the pulls that a message has woken.
+    pub(crate) fn settle(&self, woken: Woken) {
+        self.answer_held(woken.held);
+        if woken.earlier {
+            self.wake_timer();
+        }
+    }
+
+    /// A queue for a sender that does not care. Java takes a random one.
+    pub(crate) fn any_queue(&self, queues: i32) -> i32 {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        i32::try_from(turn % queues.max(1).unsigned_abs()).unwrap_or(0)
+    }
+
+    fn answer_held(&self, woken: Vec<(Asked, Pull)>) {
+        for (asked, pull) in woken {
+            handlers::pull::answer_now(self, asked, &pull);
+        }
+    }
+
+    /// How long a message of this level waits; a level beyond the last is the last.
+    pub(crate) fn delay(&self, level: i32) -> Duration {
+        let at = usize::try_from(level.saturating_sub(1)).unwrap_or(0);
+        self.config.delay_levels.get(at).or(self.config.delay_levels.last()).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn max_delay_level(&self) -> i32 {
+        i32::try_from(self.config.delay_levels.len()).unwrap_or(i32::MAX)
+    }
+
+    /// The work that is due now. Answers when there is more.
+    fn work(&self) -> Option<Instant> {
+        let now_ms = self.clock.now_ms();
+        while let Some(record) = self.take_due(now_ms) {
+            self.deliver(&record, now_ms);
+        }
+        let expired = self.store().holds.take_expired(Instant::now());
+        self.answer_held(expired);
+
+        let store = self.store();
+        let levels = (1..=self.max_delay_level()).filter_map(|level| {
+            let stored_ms = store.log.earliest_ms(SCHEDULE_TOPIC, level - 1)?;
+            Some(self.clock.instant(stored_ms.saturating_add(millis(self.delay(level)))))
+        });
+        levels.chain(store.holds.next_deadline()).min()
+    }
+
+    /// A delayed message whose time has come, taken from its level's queue.
+    fn take_due(&self, now_ms: i64) -> Option<Bytes> {
+        let mut store = self.store();
+        (1..=self.max_delay_level()).find_map(|level| {
+            let stored_until = now_ms.saturating_sub(millis(self.delay(level)));
+            store.log.take_oldest(SCHEDULE_TOPIC, level - 1, stored_until)
+        })
+    }
+
+    /// Puts a delayed message where it was meant to go; it keeps all its properties. Java: `ScheduleMessageService`.
+    fn deliver(&self, record: &Bytes, now_ms: i64) {
+        let delivered = Stored::read(record).and_then(|stored| {
+            let topic = lookup(stored.properties, property::REAL_TOPIC)?;
+            let queue_id = lookup(stored.properties, property::REAL_QID)?.parse().ok()?;
+            let tag_hash = crate::filter::tag_hash(lookup(stored.properties, property::TAGS));
+            let mut bytes = BytesMut::new();
+            let copy = Record {
+                topic,
+                queue_id,
+                queue_offset: 0,
+                commit_log_offset: 0,
+                flag: stored.flag,
+                sys_flag: stored.sys_flag,
+                born_timestamp_ms: stored.born_ms,
+                born_host: stored.born_host,
+                store_timestamp_ms: now_ms,
+                store_host: self.addr,
+                reconsume_times: stored.reconsume_times,
+                prepared_transaction_offset: stored.prepared_offset,
+                body: stored.body,
+                properties: stored.properties,
+            };
+            copy.encode(&mut bytes).ok()?;
+            let mut store = self.store();
+            store.log.append_anyway(topic, queue_id, NewRecord { bytes, tag_hash }, now_ms).ok()?;
+            let woken = store.wake(topic, queue_id, tag_hash);
+            drop(store);
+            self.answer_held(woken.held);
+            Some(())
+        });
+        if delivered.is_none() {
+            tracing::warn!(broker = %self.name, "a delayed message has no queue to go to any more");
+        }
+    }
+}
+
+/// The pulls that an append has woken.
+#[derive(Debug, Default)]
+pub(crate) struct Woken {
+    pub(crate) held: Vec<(Asked, Pull)>,
+    /// Others will be answered earlier than they thought.
+    pub(crate) earlier: bool,
+}
+
+impl Store {
+    /// A message with this tag has been appended.
+    pub(crate) fn wake(&mut self, topic: &str, queue_id: i32, tag_hash: i32) -> Woken {
+        let (held, earlier) = self.holds.wake(topic, queue_id, tag_hash, || Instant::now() + UNMATCHED_TIME);
+        Woken { held, earlier }
+    }
+}
+
+impl Service for Broker {
+    fn processors(self: &Arc<Self>) -> Processors {
+        handlers::of_broker(self)
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    fn ended(&self, connection: u64) {
+        self.store().holds.drop_connection(connection);
+        let notices = self.groups().drop_connection(connection);
+        notices.into_iter().for_each(|notice| self.notify(Some(notice)));
+    }
+
+    fn start_tasks(self: &Arc<Self>, stop: &CancellationToken, tasks: &TaskTracker) {
+        // Queue locks live in a broker's memory and not on its disk: those of an earlier run are gone.
+        *self.locks() = QueueLocks::default();
+        tasks.spawn(timer(self.clone(), stop.clone()));
+        tasks.spawn(expiry(self.clone(), stop.clone()));
+    }
+}
+
+/// Delivers delayed messages and answers held pulls when they are due: one task for all of them.
+async fn timer(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        let due = broker.work();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = broker.earlier.notified() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+    }
+}
+
+/// Drops group members that have fallen silent.
+async fn expiry(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(EXPIRY_SCAN) => {}
+        }
+        let notices = broker.groups().expire(Instant::now());
+        notices.into_iter().for_each(|notice| broker.notify(Some(notice)));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The name of the cluster.
+pub(crate) const CLUSTER: &str = "DefaultCluster";
+/// A held pull whose filter lets none of the new messages pass is answered after this time, with a new offset. Java:
+/// `PullRequestHoldService` looks every five seconds.
+const UNMATCHED_TIME: Duration = Duration::from_secs(5);
+const EXPIRY_SCAN: Duration = Duration::from_secs(10);

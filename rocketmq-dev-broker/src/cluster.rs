@@ -1,0 +1,286 @@
+use crate::{
+    Error,
+    broker::{Broker, BrokerConfig},
+    faults::{FaultRule, Faults},
+    handlers::NameServer,
+    log::TopicConfig,
+    record,
+    server::{Peers, Server},
+};
+use rocketmq_common::{
+    message::{DecodeLimits, MessageQueue, StoredMessage, decode_records},
+    protocol::Permission,
+};
+use rocketmq_remote::RequestCode;
+use std::{sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A name server and one or more brokers in this process. Dropping it ends all its tasks and connections.
+#[derive(Debug)]
+pub struct DevCluster {
+    name_server: (Arc<NameServer>, Server),
+    brokers: Arc<[(Arc<Broker>, Arc<Server>)]>,
+    faults: Arc<Faults>,
+    tasks: TaskTracker,
+    stop_all: CancellationToken,
+}
+
+/// How a [`DevCluster`] is to be.
+#[derive(Clone, Debug)]
+pub struct DevClusterBuilder {
+    brokers: usize,
+    config: BrokerConfig,
+}
+
+impl DevClusterBuilder {
+    /// The number of brokers: `broker-a`, `broker-b` and so on. Default 1, at most 26.
+    #[must_use]
+    pub fn brokers(mut self, brokers: usize) -> Self {
+        self.brokers = brokers.clamp(1, BROKER_LETTERS.len());
+        self
+    }
+
+    /// The queues of `TBW102`, the topic after which others are created: the most queues such a topic gets. Default 8.
+    #[must_use]
+    pub fn default_queues(mut self, queues: i32) -> Self {
+        self.config.default_queues = queues.max(1);
+        self
+    }
+
+    /// How long a message of each delay level waits; short ones make retries quick. Default the 18 levels of a real
+    /// broker, 1 s to 2 h.
+    #[must_use]
+    pub fn delay_levels(mut self, levels: impl IntoIterator<Item = Duration>) -> Self {
+        self.config.delay_levels = levels.into_iter().collect();
+        if self.config.delay_levels.is_empty() {
+            self.config.delay_levels.push(Duration::ZERO);
+        }
+        self
+    }
+
+    /// Largest body of a message, or of a batch. Default 4 MiB.
+    #[must_use]
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_message_bytes = bytes;
+        self
+    }
+
+    /// Most bytes each broker stores; beyond that it answers sends with `SERVICE_NOT_AVAILABLE`. Default 1 GiB.
+    #[must_use]
+    pub fn max_store_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_store_bytes = bytes;
+        self
+    }
+
+    /// Starts the cluster, on free ports of the loopback address.
+    ///
+    /// # Errors
+    /// Where a port cannot be opened.
+    pub async fn start(self) -> Result<DevCluster, Error> {
+        let (stop_all, tasks, faults) = (CancellationToken::new(), TaskTracker::new(), Arc::<Faults>::default());
+        let mut brokers = Vec::with_capacity(self.brokers);
+        for letter in BROKER_LETTERS.chars().take(self.brokers) {
+            let server = Server::bind(&stop_all)?;
+            let broker = Broker::new(
+                format!("broker-{letter}").into(),
+                server.addr,
+                self.config.clone(),
+                faults.clone(),
+                tasks.clone(),
+                stop_all.clone(),
+            );
+            brokers.push((Arc::new(broker), Arc::new(server)));
+        }
+        let brokers: Arc<[_]> = brokers.into();
+        let name_server = NameServer {
+            brokers: brokers.clone(),
+            faults: faults.clone(),
+            tasks: tasks.clone(),
+            stop_all: stop_all.clone(),
+            peers: Peers::default(),
+        };
+        let name_server = (Arc::new(name_server), Server::bind(&stop_all)?);
+        let cluster = DevCluster { name_server, brokers, faults, tasks, stop_all };
+        for (broker, server) in cluster.brokers.iter() {
+            server.start(broker)?;
+        }
+        cluster.name_server.1.start(&cluster.name_server.0)?;
+        Ok(cluster)
+    }
+}
+
+impl DevCluster {
+    /// Starts a name server and one broker, `broker-a`.
+    ///
+    /// # Errors
+    /// Where a port cannot be opened.
+    pub async fn start() -> Result<Self, Error> {
+        Self::builder().start().await
+    }
+
+    /// Builds a cluster that is not the default one.
+    pub fn builder() -> DevClusterBuilder {
+        let config = BrokerConfig {
+            default_queues: 8,
+            delay_levels: DELAY_LEVELS_S.map(Duration::from_secs).to_vec(),
+            max_message_bytes: 4 << 20,
+            max_store_bytes: 1 << 30,
+        };
+        DevClusterBuilder { brokers: 1, config }
+    }
+
+    /// The address of the name server, `127.0.0.1:PORT`.
+    pub fn name_server(&self) -> String {
+        self.name_server.1.addr.to_string()
+    }
+
+    /// The address of a broker, whether it runs or not.
+    pub fn broker_addr(&self, broker_name: &str) -> Option<String> {
+        self.find(broker_name).map(|(broker, _)| broker.addr.to_string())
+    }
+
+    /// Creates a topic on every broker, with so many queues on each; or changes the number of its queues.
+    pub fn create_topic(&self, topic: &str, queues: i32) {
+        for (broker, _) in self.brokers.iter() {
+            broker.store().log.set_topic(topic, TopicConfig::new(queues));
+        }
+    }
+
+    /// Makes a topic readable, writable, both or neither, on every broker that has it.
+    pub fn set_permission(&self, topic: &str, readable: bool, writable: bool) {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let perm = bit(readable, Permission::READ) | bit(writable, Permission::WRITE);
+        for (broker, _) in self.brokers.iter() {
+            let mut store = broker.store();
+            if let Some(config) = store.log.topic(topic) {
+                store.log.set_topic(topic, TopicConfig { perm, ..config });
+            }
+        }
+    }
+
+    /// Removes a topic and its messages from one broker.
+    pub fn remove_topic(&self, topic: &str, broker_name: &str) {
+        if let Some((broker, _)) = self.find(broker_name) {
+            broker.store().log.remove_topic(topic);
+        }
+    }
+
+    /// Begins a rule for what is to happen to the requests of one code.
+    ///
+    /// ```no_run
+    /// # use rocketmq_dev_broker::{DevCluster, RequestCode, ResponseCode};
+    /// # fn with(cluster: DevCluster) {
+    /// cluster.on(RequestCode::SEND_MESSAGE_V2).answer(ResponseCode::SYSTEM_BUSY).times(2);
+    /// # }
+    /// ```
+    pub fn on(&self, code: RequestCode) -> FaultRule<'_> {
+        self.faults.rule(code)
+    }
+
+    /// Ends all fault rules.
+    pub fn clear_faults(&self) {
+        self.faults.clear();
+    }
+
+    /// How many requests of a code have reached the cluster, those that a fault rule made fail included.
+    pub fn received(&self, code: RequestCode) -> u64 {
+        self.faults.received(code)
+    }
+
+    /// Stops a broker: its port and its connections close, and the name server forgets it. Messages, offsets and topics
+    /// stay.
+    pub async fn stop_broker(&self, broker_name: &str) {
+        if let Some((_, server)) = self.find(broker_name) {
+            server.stop().await;
+        }
+    }
+
+    /// Starts a stopped broker at its old port, with all it has stored.
+    ///
+    /// # Errors
+    /// Where there is no such broker, or its port cannot be opened.
+    pub async fn start_broker(&self, broker_name: &str) -> Result<(), Error> {
+        let (broker, server) =
+            self.find(broker_name).ok_or_else(|| Error::NoBroker { name: broker_name.to_owned() })?;
+        server.start(broker)
+    }
+
+    /// Stops the name server: its port and its connections close.
+    pub async fn stop_name_server(&self) {
+        self.name_server.1.stop().await;
+    }
+
+    /// Starts a stopped name server at its old port.
+    ///
+    /// # Errors
+    /// Where the port cannot be opened.
+    pub async fn start_name_server(&self) -> Result<(), Error> {
+        self.name_server.1.start(&self.name_server.0)
+    }
+
+    /// All messages stored under a topic: by broker, queue and offset.
+    ///
+    /// A body that cannot be decompressed, for want of a feature of `rocketmq-common`, is shown as it was sent.
+    pub fn messages(&self, topic: &str) -> Vec<StoredMessage> {
+        let name: Arc<str> = topic.into();
+        let mut messages = Vec::new();
+        for (broker, _) in self.brokers.iter() {
+            let records: Vec<_> = broker.store().log.records(topic).collect();
+            for record in records {
+                let decode = |record| decode_records(record, &name, &broker.name, DecodeLimits::default());
+                let decoded: Result<Vec<_>, _> = decode(record.clone()).collect();
+                let decoded = decoded.unwrap_or_else(|_| decode(record::as_is(&record)).flatten().collect());
+                messages.extend(decoded);
+            }
+        }
+        messages
+    }
+
+    /// The offset a consumer group has recorded in a queue.
+    pub fn committed_offset(&self, group: &str, queue: &MessageQueue) -> Option<i64> {
+        let (broker, _) = self.find(&queue.broker_name)?;
+        broker.offsets().get(group, &queue.topic, queue.queue_id)
+    }
+
+    /// The client ids of a consumer group, over all brokers.
+    pub fn consumer_ids(&self, group: &str) -> Vec<String> {
+        let mut ids: Vec<_> = self.brokers.iter().flat_map(|(broker, _)| broker.groups().client_ids(group)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Drops the oldest messages of a queue, on every broker: those below `min_offset` are gone, as after their time to
+    /// live.
+    pub fn trim(&self, topic: &str, queue_id: i32, min_offset: i64) {
+        for (broker, _) in self.brokers.iter() {
+            broker.store().log.trim(topic, queue_id, min_offset);
+        }
+    }
+
+    /// Stops all servers and waits until their tasks have ended.
+    pub async fn shutdown(self) {
+        self.stop_all.cancel();
+        for (_, server) in self.brokers.iter() {
+            server.stop().await;
+        }
+        self.name_server.1.stop().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn find(&self, broker_name: &str) -> Option<&(Arc<Broker>, Arc<Server>)> {
+        self.brokers.iter().find(|(broker, _)| *broker.name == *broker_name)
+    }
+}
+
+impl Drop for DevCluster {
+    fn drop(&mut self) {
+        self.stop_all.cancel();
+    }
+}
+
+const BROKER_LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+/// Java: `messageDelayLevel`.
+const DELAY_LEVELS_S: [u64; 18] =
+    [1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600, 7_200];

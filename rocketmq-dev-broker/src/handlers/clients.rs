@@ -1,0 +1,74 @@
+//! Clients that show themselves, and leave. Java: `ClientManageProcessor`, `ConsumerManageProcessor`.
+
+use super::{Outcome, Refusal, done, pull::no_sql, send_back::ensure_topic};
+use crate::{
+    broker::Broker,
+    groups::Sender,
+    protocol::{CheckClientConfig, HeartbeatReply},
+    server::Service,
+};
+use rocketmq_common::{
+    message::names::{check_group, retry_topic},
+    protocol::{ConsumerIds, ExpressionType, GetConsumerList, Heartbeat, UnregisterClient},
+};
+use rocketmq_remote::{Incoming, Json, Reply, ResponseCode};
+use tokio::time::Instant;
+
+pub(super) fn heartbeat(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let Json(data) = incoming.body::<Heartbeat>()?;
+    let sender = Sender { connection: incoming.connection_id(), client_id: data.client_id.into(), now: Instant::now() };
+    // Always so for a whole heartbeat.
+    let mut subscription_changed = data.heartbeat_fingerprint == 0;
+    for consumer in &data.consumer_data_set {
+        if check_group(&consumer.group_name).is_err() {
+            continue;
+        }
+        ensure_topic(broker, &retry_topic(&consumer.group_name));
+        let mut groups = broker.groups();
+        let notice = groups.consume(&sender, consumer, data.without_sub);
+        subscription_changed |= groups.fingerprint(&consumer.group_name, data.heartbeat_fingerprint);
+        drop(groups);
+        broker.notify(notice);
+    }
+    for producer in &data.producer_data_set {
+        broker.groups().produce(&sender, &producer.group_name);
+    }
+    // The connection may have ended meanwhile, and have been forgotten before it was known.
+    if !broker.peers().has(sender.connection) {
+        broker.ended(sender.connection);
+    }
+    Ok(done().with_header(&HeartbeatReply { supports_v2: true, subscription_changed }))
+}
+
+pub(super) fn unregister(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let header: UnregisterClient = incoming.header()?;
+    let connection = incoming.connection_id();
+    if let Some(group) = &header.producer_group {
+        broker.groups().leave_producers(group, connection);
+    }
+    if let Some(group) = &header.consumer_group {
+        let notice = broker.groups().leave(group, connection);
+        broker.notify(notice);
+    }
+    Ok(done())
+}
+
+pub(super) fn list(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let header: GetConsumerList = incoming.header()?;
+    let consumer_id_list = broker.groups().client_ids(&header.consumer_group);
+    if consumer_id_list.is_empty() {
+        let remark = format!("no consumer for this group, {}", header.consumer_group);
+        return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, remark));
+    }
+    let mut command = done();
+    Json(ConsumerIds { consumer_id_list }).write_to(&mut command)?;
+    Ok(command)
+}
+
+pub(super) fn check(_: &Broker, incoming: &Incoming) -> Outcome {
+    let Json(body) = incoming.body::<CheckClientConfig>()?;
+    match body.subscription_data.expression_type {
+        ExpressionType::Tag => Ok(done()),
+        other => Err(no_sql(other.name())),
+    }
+}

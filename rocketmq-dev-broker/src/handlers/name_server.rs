@@ -1,0 +1,93 @@
+//! The name server: what the brokers' topics are and where. Java: `ClientRequestProcessor`.
+
+use super::{Outcome, Refusal, Tasks, done, named_codes, not_supported, receive};
+use crate::{
+    broker::{Broker, CLUSTER},
+    faults::{Faults, Place},
+    server::{Peers, Server, Service},
+};
+use rocketmq_common::protocol::{BrokerData, GetRoute, LenientJson, MASTER_ID, QueueData, TopicRouteData};
+use rocketmq_remote::{Incoming, Processors, Reply, RequestCode, ResponseCode};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A name server that knows the brokers of its cluster, as long as they run.
+#[derive(Debug)]
+pub(crate) struct NameServer {
+    pub(crate) brokers: Arc<[(Arc<Broker>, Arc<Server>)]>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop_all: CancellationToken,
+    pub(crate) peers: Peers,
+}
+
+impl NameServer {
+    fn running(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.iter().filter(|(_, server)| server.is_running()).map(|(broker, _)| &**broker)
+    }
+
+    fn route(&self, incoming: &Incoming) -> Outcome {
+        let header: GetRoute = incoming.header()?;
+        let mut route = TopicRouteData::default();
+        for broker in self.running() {
+            let Some(config) = broker.store().log.topic(&header.topic) else { continue };
+            route.queue_datas.push(QueueData {
+                broker_name: broker.name.to_string(),
+                read_queue_nums: config.read_queues,
+                write_queue_nums: config.write_queues,
+                perm: config.perm,
+                topic_sys_flag: 0,
+            });
+            route.broker_datas.push(BrokerData {
+                cluster: CLUSTER.to_owned(),
+                broker_name: broker.name.to_string(),
+                broker_addrs: BTreeMap::from([(MASTER_ID, broker.addr.to_string())]),
+                enable_acting_master: false,
+            });
+        }
+        if route.queue_datas.is_empty() {
+            let remark = format!(
+                "No topic route info in name server for the topic: {}\nSee \
+                 https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details.",
+                header.topic
+            );
+            return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
+        }
+        let mut command = done();
+        LenientJson(route).write_to(&mut command)?;
+        Ok(command)
+    }
+
+    fn handle(&self, incoming: &Incoming) -> Outcome {
+        match incoming.command().request_code() {
+            RequestCode::GET_ROUTEINFO_BY_TOPIC => self.route(incoming),
+            _ => Err(not_supported(incoming)),
+        }
+    }
+}
+
+impl Service for NameServer {
+    fn processors(self: &Arc<Self>) -> Processors {
+        let mut processors = Processors::new();
+        for code in named_codes() {
+            let server = self.clone();
+            processors = processors.on(code, move |incoming| {
+                let tasks = || Tasks { tracker: server.tasks.clone(), stop: server.stop_all.clone() };
+                let handling = server.clone();
+                receive(incoming, &server.faults, &Place::NameServer, tasks, move |asked| {
+                    let outcome = handling.handle(&asked.incoming);
+                    asked.answer(outcome);
+                });
+            });
+        }
+        processors
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    fn ended(&self, _: u64) {}
+
+    fn start_tasks(self: &Arc<Self>, _: &CancellationToken, _: &TaskTracker) {}
+}

@@ -1,0 +1,210 @@
+//! One port: its listener and the connections it accepted.
+
+use crate::Error;
+use rocketmq_common::protocol::NotifyConsumerIdsChanged;
+use rocketmq_remote::{Connection, ConnectionOptions, Deadline, Processors};
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A server at one port, which stays its own while it is stopped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    state: Mutex<State>,
+    stop_all: CancellationToken,
+}
+
+#[derive(Debug)]
+enum State {
+    Running {
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    },
+    /// The socket is bound and does not listen: nobody else gets the port.
+    Stopped(Option<TcpSocket>),
+}
+
+/// The connections of a running server, by their ids: where to send what the broker has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Mutex<HashMap<u64, mpsc::Sender<Arc<str>>>>);
+
+impl Peers {
+    /// Tells clients that the members of a group have changed. A client that has many such notices before it gets no
+    /// further one: it will look at the group anyway.
+    pub(crate) fn notify(&self, group: &Arc<str>, connections: &[u64]) {
+        let peers = self.lock();
+        for peer in connections.iter().filter_map(|connection| peers.get(connection)) {
+            let _ = peer.try_send(group.clone());
+        }
+    }
+
+    /// Whether a connection still stands.
+    pub(crate) fn has(&self, connection: u64) -> bool {
+        self.lock().contains_key(&connection)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Arc<str>>>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What a server does with its connections.
+pub(crate) trait Service: Send + Sync + 'static {
+    fn processors(self: &Arc<Self>) -> Processors;
+
+    fn peers(&self) -> &Peers;
+
+    /// A connection has ended.
+    fn ended(&self, connection: u64);
+
+    /// Work beside the connections; runs until `stop` is cancelled.
+    fn start_tasks(self: &Arc<Self>, stop: &CancellationToken, tasks: &TaskTracker);
+}
+
+impl Server {
+    /// Takes a free port of the loopback address, and does not listen yet.
+    pub(crate) fn bind(stop_all: &CancellationToken) -> Result<Self, Error> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = bind(any).map_err(|source| Error::Listen { addr: any, source })?;
+        let addr = socket.local_addr().map_err(|source| Error::Listen { addr: any, source })?;
+        Ok(Self { addr, state: Mutex::new(State::Stopped(Some(socket))), stop_all: stop_all.clone() })
+    }
+
+    /// Listens. A server that runs goes on.
+    pub(crate) fn start<S: Service>(&self, service: &Arc<S>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let socket = match &mut *state {
+            State::Running { .. } => return Ok(()),
+            State::Stopped(socket) => socket.take(),
+        };
+        let socket = socket.map_or_else(|| bind(self.addr), Ok);
+        let listener = socket.and_then(|socket| socket.listen(BACKLOG));
+        let listener = listener.map_err(|source| Error::Listen { addr: self.addr, source })?;
+        let (stop, tasks) = (self.stop_all.child_token(), TaskTracker::new());
+        tasks.spawn(accept(listener, service.clone(), service.processors(), stop.clone(), tasks.clone()));
+        service.start_tasks(&stop, &tasks);
+        *state = State::Running { stop, tasks };
+        Ok(())
+    }
+
+    /// Closes the port and all connections, and waits until they are gone.
+    pub(crate) async fn stop(&self) {
+        let running = {
+            let mut state = self.lock();
+            match std::mem::replace(&mut *state, State::Stopped(None)) {
+                State::Running { stop, tasks } => Some((stop, tasks)),
+                stopped @ State::Stopped(_) => {
+                    *state = stopped;
+                    None
+                }
+            }
+        };
+        let Some((stop, tasks)) = running else { return };
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        let reserved = bind(self.addr).ok();
+        if let State::Stopped(socket @ None) = &mut *self.lock() {
+            *socket = reserved;
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(*self.lock(), State::Running { .. })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    // Connections that were closed a moment ago must not keep the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+async fn accept<S: Service>(
+    listener: TcpListener,
+    service: Arc<S>,
+    processors: Processors,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => serve(stream, &service, &processors, &stop, &tasks),
+            Err(error) => {
+                // Out of file descriptors, as a rule: some may come back.
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve<S: Service>(
+    stream: TcpStream,
+    service: &Arc<S>,
+    processors: &Processors,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let (sender, notices) = mpsc::channel(MAX_NOTICES);
+    // The peers stay locked until the connection is among them: its first request may come at once.
+    let mut peers = service.peers().lock();
+    match Connection::accept(stream, ConnectionOptions::default(), processors.clone()) {
+        Ok(connection) => {
+            peers.insert(connection.id(), sender);
+            drop(peers);
+            tasks.spawn(keep(connection, notices, service.clone(), stop.clone()));
+        }
+        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended at once"),
+    }
+}
+
+/// Owns a connection until it ends or the server stops.
+async fn keep<S: Service>(
+    connection: Connection,
+    mut notices: mpsc::Receiver<Arc<str>>,
+    service: Arc<S>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break connection.close(Deadline::after(CLOSE_TIME)).await,
+            () = connection.ended() => break,
+            Some(consumer_group) = notices.recv() => {
+                let notice = NotifyConsumerIdsChanged { consumer_group };
+                if let Err(error) = connection.call_oneway(&notice, (), Deadline::after(NOTICE_TIME)).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a notice was not sent");
+                }
+            }
+        }
+    }
+    service.peers().lock().remove(&connection.id());
+    service.ended(connection.id());
+}
+
+const BACKLOG: u32 = 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const MAX_NOTICES: usize = 64;
+const NOTICE_TIME: Duration = Duration::from_secs(1);
+/// How long a stopping server waits for a client to take the answers that are on their way.
+const CLOSE_TIME: Duration = Duration::from_millis(200);
