@@ -1,8 +1,9 @@
 mod binary;
 mod json;
+mod scan;
 
 use crate::{Command, DecodeError, EncodeError};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// The largest frame RocketMQ peers accept, its length word included: 16 MiB.
@@ -75,25 +76,29 @@ impl CommandCodec {
             }
         }
     }
+}
 
-    fn read_frame(&self, frame: Bytes) -> Result<Command, DecodeError> {
-        let word = frame.get(4..LENGTHS).ok_or(DecodeError::BinaryHead)?;
-        let head_length = usize::from(word[1]) << 16 | usize::from(word[2]) << 8 | usize::from(word[3]);
-        let body_at = LENGTHS + head_length;
-        if body_at > frame.len() {
-            return Err(DecodeError::HeadLength { head: head_length, frame: frame.len() });
-        }
-        let head = LENGTHS..body_at;
-        let mut command = match word[0] {
-            JSON => json::read(&frame[head])?,
-            BINARY => binary::read(frame.slice(head))?,
-            other => return Err(DecodeError::HeadEncoding(other)),
-        };
-        if body_at < frame.len() {
-            command.body = frame.slice(body_at..);
-        }
-        Ok(command)
+/// Takes a frame of `length` bytes, which are there, out of `source`. Where nothing of it is kept it is only passed over.
+fn read_frame(source: &mut BytesMut, length: usize) -> Result<Command, DecodeError> {
+    let word = source.get(4..LENGTHS).ok_or(DecodeError::BinaryHead)?;
+    let (kind, head) = (word[0], usize::from(word[1]) << 16 | usize::from(word[2]) << 8 | usize::from(word[3]));
+    let body_at = LENGTHS + head;
+    if body_at > length {
+        return Err(DecodeError::HeadLength { head, frame: length });
     }
+    let mut command = match kind {
+        JSON => {
+            let command = json::read(&source[LENGTHS..body_at])?;
+            source.advance(body_at);
+            command
+        }
+        BINARY => binary::read(source.split_to(body_at).freeze().slice(LENGTHS..))?,
+        other => return Err(DecodeError::HeadEncoding(other)),
+    };
+    if body_at < length {
+        command.body = source.split_to(length - body_at).freeze();
+    }
+    Ok(command)
 }
 
 impl Decoder for CommandCodec {
@@ -114,7 +119,7 @@ impl Decoder for CommandCodec {
             source.reserve(length - source.len());
             return Ok(None);
         }
-        self.read_frame(source.split_to(length).freeze()).map(Some)
+        read_frame(source, length).map(Some)
     }
 }
 

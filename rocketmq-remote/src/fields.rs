@@ -54,6 +54,20 @@ impl ExtFields {
         buffer.extend_from_slice(value.as_bytes());
     }
 
+    /// Adds a pair whose value `write` appends as UTF-8; `None`, with the pair in an unknown state, where that gives
+    /// up or the pair is too long.
+    pub(crate) fn push_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<()> {
+        let buffer = self.own();
+        buffer.extend_from_slice(&i16::try_from(name.len()).ok()?.to_be_bytes());
+        buffer.extend_from_slice(name.as_bytes());
+        let length_at = buffer.len();
+        buffer.extend_from_slice(&[0; 4]);
+        write(buffer)?;
+        let length = i32::try_from(buffer.len() - length_at - 4).ok()?;
+        buffer[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+        Some(())
+    }
+
     /// The last value of `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().filter(|(key, _)| *key == name).last().map(|(_, value)| value)
@@ -65,7 +79,7 @@ impl ExtFields {
         std::iter::from_fn(move || {
             let (name, value, tail) = split_entry(rest)?;
             rest = tail;
-            // Entries come in through `push` and `from_frame` only, which let nothing but UTF-8 pass.
+            // Entries come in through `push`, `push_with` and `from_frame` only, and nothing but UTF-8 does.
             Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
         })
     }
