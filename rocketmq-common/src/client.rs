@@ -245,7 +245,7 @@ impl Client {
         let shared = self.shared();
         shared.stopped.cancel();
         let mut closing = JoinSet::new();
-        for connection in shared.pool.drain() {
+        for connection in shared.pool.close() {
             closing.spawn(async move { connection.close(deadline).await });
         }
         while closing.join_next().await.is_some() {}

@@ -1,8 +1,11 @@
 use crate::{random::random_u64, retry::Backoff};
-use rocketmq_remote::{Connection, ConnectionOptions, Deadline, Error, Processors};
+use rocketmq_remote::{CloseCause, Connection, ConnectionOptions, Deadline, Error, Processors};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::{Instant, timeout_at};
@@ -12,6 +15,8 @@ use tokio::time::{Instant, timeout_at};
 pub(crate) struct Pool {
     options: ConnectionOptions,
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
+    /// Set once and for all: no more is dialled.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -32,12 +37,13 @@ struct State {
 
 impl Pool {
     pub(crate) fn new(options: ConnectionOptions) -> Self {
-        Self { options, slots: Mutex::default() }
+        Self { options, slots: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     /// The connection to `addr`: the one there is, or a fresh one, `greeted` before anybody else gets it.
     ///
-    /// After a failed dial the address rests for a while, longer each time, and callers get the failure at once.
+    /// After a failed dial the address rests for a while, longer each time, and callers get the failure at once. After
+    /// [`close`](Self::close) there are no more connections.
     pub(crate) async fn get<F: Future<Output = ()>>(
         &self,
         addr: &Arc<str>,
@@ -50,6 +56,7 @@ impl Pool {
             return Ok(connection);
         }
         let timed_out = || Error::Connect { addr: addr.clone(), source: Arc::new(std::io::ErrorKind::TimedOut.into()) };
+        self.check_open(addr)?;
         let _dialling = timeout_at(deadline.instant(), slot.dialling.lock()).await.map_err(|_| timed_out())?;
         if let Some(connection) = slot.usable() {
             return Ok(connection);
@@ -64,8 +71,9 @@ impl Pool {
         match Connection::dial(addr, options, processors()).await {
             Ok(connection) => {
                 greet(connection.clone()).await;
-                let mut state = slot.state();
-                *state = State { connection: Some(connection.clone()), ..State::default() };
+                *slot.state() = State { connection: Some(connection.clone()), ..State::default() };
+                // A close that came in between may have missed this one.
+                self.check_open(addr).inspect_err(|_| slot.state().connection = None)?;
                 Ok(connection)
             }
             Err(error) => {
@@ -89,10 +97,16 @@ impl Pool {
         self.slots().retain(|addr, _| wanted(addr));
     }
 
-    /// Takes all connections out.
-    pub(crate) fn drain(&self) -> Vec<Connection> {
+    /// Takes all connections out, and allows no more.
+    pub(crate) fn close(&self) -> Vec<Connection> {
+        self.closed.store(true, Ordering::SeqCst);
         let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
         slots.iter().filter_map(|slot| slot.state().connection.take()).collect()
+    }
+
+    fn check_open(&self, addr: &Arc<str>) -> Result<(), Error> {
+        let closed = || Error::Closed { addr: addr.clone(), cause: Arc::new(CloseCause::Local), sent: false };
+        if self.closed.load(Ordering::SeqCst) { Err(closed()) } else { Ok(()) }
     }
 
     fn slot(&self, addr: &Arc<str>) -> Arc<Slot> {

@@ -101,12 +101,11 @@ pub(crate) async fn work(shared: Arc<Shared>) {
 
 async fn run(shared: &Arc<Shared>, task: &Task) {
     let outcome = shared.listener.consume(shared.as_the_user_sees_it(&task.message)).await;
-    if task.queue.is_revoked() {
-        // The next owner of the queue gets the message again: nothing was recorded for it.
-        return;
-    }
     match outcome {
+        // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
         Ok(()) => task.queue.finish(task.epoch, task.message.queue_offset()),
+        // The next owner of the queue gets the message again: nothing was recorded for it.
+        Err(_) if task.queue.is_revoked() => {}
         Err(failure) => give_back(shared, task, failure).await,
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct AssignedQueue {
     none_in_hand: Notify,
     /// The offset the broker last confirmed to have recorded.
     pub(crate) recorded: Mutex<Option<i64>>,
+    /// Held by the one who records the offset.
+    pub(crate) recording: tokio::sync::Mutex<()>,
 }
 
 impl AssignedQueue {
@@ -53,6 +55,7 @@ impl AssignedQueue {
             in_hand: AtomicUsize::new(0),
             none_in_hand: Notify::new(),
             recorded: Mutex::new(None),
+            recording: tokio::sync::Mutex::default(),
         }
     }
 

@@ -1,14 +1,16 @@
 use crate::{fetch::AssignedQueue, push::Shared};
 use rocketmq_common::Error;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 impl Shared {
-    /// Records how far the group is in one queue, unless the broker knows already.
+    /// Records how far the group is in one queue, unless the broker has said that it knows.
     pub(crate) async fn record(&self, assigned: &AssignedQueue) -> Result<(), Error> {
+        // One at a time: of two that are under way at once, a broker may handle the later one first.
+        let _recording = assigned.recording.lock().await;
         let Some(offset) = assigned.window().commit_offset() else { return Ok(()) };
         if *recorded(assigned) == Some(offset) {
             return Ok(());
@@ -18,8 +20,34 @@ impl Shared {
         Ok(())
     }
 
-    /// Records all of `queues` at once; answers how many could not be.
-    pub(crate) async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+    /// Records how far the group is in one queue, whatever the broker has said.
+    pub(crate) async fn record_anew(&self, assigned: &AssignedQueue) -> Result<(), Error> {
+        *recorded(assigned) = None;
+        self.record(assigned).await
+    }
+
+    /// Records all of `queues`, whatever the brokers have said; answers how many could not be.
+    pub(crate) async fn record_all_anew(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+        for assigned in &queues {
+            *recorded(assigned) = None;
+        }
+        self.record_all(queues).await
+    }
+
+    /// Records those of `queues` that have moved; answers how many could not be.
+    ///
+    /// # Protocol
+    /// Of the first offsets of a group in a topic, a broker that handles several at once keeps one and answers SUCCESS
+    /// to all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0). So one goes ahead of the others; and since other
+    /// members may be about it, too, offsets are recorded anew now and then, and whenever a queue is given up.
+    async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+        let mut met = HashSet::new();
+        let place = |assigned: &AssignedQueue| (assigned.queue.topic.clone(), assigned.queue.broker_name.clone());
+        let (ahead, others) = queues.into_iter().partition(|assigned| met.insert(place(assigned)));
+        self.record_at_once(ahead).await + self.record_at_once(others).await
+    }
+
+    async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
         let mut recording = JoinSet::new();
         for assigned in queues {
             let shared = self.clone();
@@ -50,9 +78,25 @@ fn recorded(assigned: &AssignedQueue) -> std::sync::MutexGuard<'_, Option<i64>> 
 pub(crate) async fn commit(shared: Arc<Shared>) {
     let mut ticks = interval(shared.config.commit_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut anew_at = Instant::now() + ANEW;
     loop {
-        ticks.tick().await;
-        shared.record_all(shared.changed_queues()).await;
+        tokio::select! {
+            () = shared.stopped.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let record = async {
+            if Instant::now() < anew_at {
+                return shared.record_all(shared.changed_queues()).await;
+            }
+            anew_at = Instant::now() + ANEW;
+            let queues = shared.queues().values().cloned().collect();
+            shared.record_all_anew(queues).await
+        };
+        // A shutdown does not break this off: what a broker still has to handle could undo the last offset.
+        tokio::select! {
+            () = shared.given_up.cancelled() => return,
+            _ = record => {}
+        }
     }
 }
 
@@ -66,3 +110,6 @@ impl Shared {
         self.queues().values().filter(|assigned| changed(assigned)).cloned().collect()
     }
 }
+
+/// How often offsets are recorded that have not moved.
+const ANEW: Duration = Duration::from_secs(30);

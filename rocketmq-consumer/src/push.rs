@@ -122,7 +122,7 @@ impl PushConsumer {
         for _ in 0..shared.config.concurrency {
             shared.tasks.spawn(work(shared.clone()));
         }
-        shared.spawn_until_stopped(commit(shared.clone()));
+        shared.tasks.spawn(commit(shared.clone()));
         shared.spawn_until_stopped(rebalance(shared.clone()));
         tracing::info!(group = %shared.group, client = %shared.client.id(), "consumer started");
         Ok(consumer)
@@ -166,7 +166,7 @@ impl PushConsumer {
             shared.tasks.wait().await;
         }
         let count = queues.len();
-        let recording = shared.record_all(queues);
+        let recording = shared.record_all_anew(queues);
         let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await.unwrap_or(count);
         shared.client.unregister_consumer(&shared.group).await;
         if shared.owns_client {

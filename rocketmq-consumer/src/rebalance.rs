@@ -109,7 +109,7 @@ impl Shared {
             revoking.spawn(async move {
                 let in_hand = timeout(shared.config.revoke_timeout, assigned.wait_none_in_hand()).await;
                 tracing::info!(group = %shared.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up");
-                if let Err(error) = shared.record(&assigned).await {
+                if let Err(error) = shared.record_anew(&assigned).await {
                     tracing::warn!(
                         group = %shared.group, queue = %assigned.queue, error = &error as &dyn std::error::Error,
                         "last offset not recorded: its next owner begins further back"

@@ -79,6 +79,8 @@ impl Asked {
         let Some((fault, tasks)) = self.after else { return send(&self.incoming, command) };
         let incoming = self.incoming;
         tasks.after(fault.delay, move || match fault.end {
+            // The rest of the answer stays: a message that is stored and not flushed has a place all the same.
+            Some(End::Answer(code)) => send(&incoming, Command { code: code.0, ..command }),
             Some(end) => apply(end, &incoming),
             None => send(&incoming, command),
         });

@@ -185,7 +185,7 @@ impl<R: Store> Delivery<R> {
         let other_broker = route.write_queues().iter().any(|other| other.broker_name != queue.broker_name);
         let failures = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
         let wait = if other_broker { Duration::ZERO } else { SAME_BROKER.wait(failures, random_u64()) };
-        if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait {
+        if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
         }
         if !wait.is_zero() {

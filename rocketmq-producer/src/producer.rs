@@ -96,7 +96,9 @@ impl Producer {
 
     /// Queues a message, waiting only for room on the connection, and returns a future of the receipt.
     ///
-    /// Messages queued one after the other for the same queue are stored in that order, as long as none of them fails.
+    /// Messages queued one after the other for the same queue reach the broker in that order, as long as none of them
+    /// fails. A broker that handles sends on several threads (`sendMessageThreadPoolNums`, as many as it has cores, up
+    /// to 4) may still store two that are under way at once the other way round: await each receipt where that matters.
     ///
     /// # Errors
     /// As [`send`](Self::send), as far as they come up before the message is queued; the others come with the receipt.

@@ -1,0 +1,259 @@
+//! A cluster to test against, whichever it is.
+
+use anyhow::{Context, Result, bail, ensure};
+use rocketmq_common::{
+    Client, ClientConfig, MessageQueue, StoredMessage,
+    message::{DecodeLimits, decode_records},
+    protocol::{Permission, PullMessage, PullSysFlag},
+    remote::{Connection, ConnectionOptions, Deadline, Processors, ResponseCode},
+};
+use rocketmq_consumer::{PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
+use rocketmq_dev_broker::DevCluster;
+use rocketmq_integration_tests::real::RealCluster;
+use rocketmq_producer::{Producer, ProducerConfig};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::wait::{SOON, eventually};
+
+rocketmq_remote::request! {
+    UPDATE_AND_CREATE_TOPIC(()) -> ();
+    /// Creates a topic on one broker. Java: `CreateTopicRequestHeader`.
+    struct CreateTopic {
+        topic: String = "topic",
+        default_topic: String = "defaultTopic",
+        read_queues: i32 = "readQueueNums",
+        write_queues: i32 = "writeQueueNums",
+        perm: i32 = "perm",
+        topic_filter_type: String = "topicFilterType",
+        topic_sys_flag: i32 = "topicSysFlag",
+        order: bool = "order",
+    }
+}
+
+/// A name server and a broker.
+pub(crate) struct Cluster {
+    name_server: String,
+    servers: Servers,
+    stage: Mutex<String>,
+}
+
+enum Servers {
+    Embedded(DevCluster),
+    Real { cluster: Arc<tokio::sync::Mutex<RealCluster>>, broker_address: String },
+}
+
+impl Cluster {
+    /// A dev broker of one's own, whose delay levels are short.
+    pub(crate) async fn embedded() -> Result<Self> {
+        let dev = DevCluster::builder().delay_levels([DEV_DELAY; 18]).start().await?;
+        Ok(Self::of(dev))
+    }
+
+    /// Around a dev broker.
+    pub(crate) fn of(dev: DevCluster) -> Self {
+        Self { name_server: dev.name_server(), servers: Servers::Embedded(dev), stage: Mutex::default() }
+    }
+
+    /// A real one.
+    pub(crate) async fn real(cluster: Arc<tokio::sync::Mutex<RealCluster>>) -> Self {
+        let (name_server, broker_address) = {
+            let cluster = cluster.lock().await;
+            (cluster.name_server().to_owned(), cluster.broker_address(0))
+        };
+        Self { name_server, servers: Servers::Real { cluster, broker_address }, stage: Mutex::default() }
+    }
+
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.servers, Servers::Real { .. })
+    }
+
+    /// The dev broker, for its faults and its insight.
+    pub(crate) fn dev(&self) -> &DevCluster {
+        match &self.servers {
+            Servers::Embedded(dev) => dev,
+            Servers::Real { .. } => panic!("this scenario is for the dev broker"),
+        }
+    }
+
+    pub(crate) fn name_server(&self) -> &str {
+        &self.name_server
+    }
+
+    /// Notes where the scenario is, for the case that it gets no further.
+    pub(crate) fn at(&self, stage: impl Into<String>) {
+        *self.stage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stage.into();
+    }
+
+    pub(crate) fn stage(&self) -> String {
+        self.stage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// A producer with more patience than usual: real brokers answer SYSTEM_BUSY when the machine is.
+    pub(crate) async fn producer(&self) -> Result<Producer> {
+        let config = ProducerConfig { retries: 20, send_timeout: Duration::from_secs(20), ..Default::default() };
+        self.producer_with(config).await
+    }
+
+    pub(crate) async fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
+        let builder = Producer::builder(random_name("producers")).name_servers([&self.name_server]).config(config);
+        builder.start().await.context("the producer does not start")
+    }
+
+    /// A consumer that begins at the first message, to be wired up further.
+    pub(crate) fn consumer(&self, group: &str) -> PushConsumerBuilder {
+        let config = PushConfig { start_at: StartAt::First, ..Default::default() };
+        PushConsumer::builder(group).name_servers([&self.name_server]).config(config)
+    }
+
+    pub(crate) async fn client(&self) -> Result<Client> {
+        Ok(Client::start([&self.name_server], ClientConfig::default()).await?)
+    }
+
+    /// A new topic of so many queues, once the name server knows it.
+    pub(crate) async fn topic(&self, queues: i32) -> Result<String> {
+        let topic = random_name("topic");
+        self.create_topic(&topic, queues).await.with_context(|| format!("topic {topic} is not created"))?;
+        Ok(topic)
+    }
+
+    async fn create_topic(&self, topic: &str, queues: i32) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.create_topic(topic, queues),
+            Servers::Real { broker_address, .. } => {
+                let request = CreateTopic {
+                    topic: topic.to_owned(),
+                    default_topic: "TBW102".to_owned(),
+                    read_queues: queues,
+                    write_queues: queues,
+                    perm: Permission::READ | Permission::WRITE,
+                    topic_filter_type: "SINGLE_TAG".to_owned(),
+                    topic_sys_flag: 0,
+                    order: false,
+                };
+                let options = ConnectionOptions::default();
+                let connection = Connection::dial(broker_address, options, Processors::new()).await?;
+                connection.call(&request, (), Deadline::after(SOON)).await?;
+                let (client, topic) = (self.client().await?, Arc::from(topic));
+                eventually(SOON, async || Ok(client.newer_route(&topic, 0).await?)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The queues of a topic.
+    pub(crate) async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>> {
+        Ok(self.client().await?.route(&topic.into()).await?.read_queues().to_vec())
+    }
+
+    /// All that is stored under a topic, pulled without a group; nothing where there is no such topic.
+    pub(crate) async fn stored(&self, topic: &str) -> Result<Vec<StoredMessage>> {
+        let client = self.client().await?;
+        let topic: Arc<str> = topic.into();
+        let route = match client.route(&topic).await {
+            Err(rocketmq_common::Error::TopicNotFound { .. }) => return Ok(Vec::new()),
+            route => route?,
+        };
+        let mut messages = Vec::new();
+        for queue in route.read_queues() {
+            let addr = client.master(&queue.broker_name)?;
+            let (mut next, end) = (client.min_offset(queue).await?, client.max_offset(queue).await?);
+            while next < end {
+                let request = pull_everything(queue, next);
+                let answer = client.pull_message(&addr, &request, Deadline::after(SOON)).await?;
+                if answer.code == ResponseCode::SUCCESS {
+                    for message in decode_records(answer.body, &topic, &queue.broker_name, DecodeLimits::default()) {
+                        messages.push(message?);
+                    }
+                }
+                ensure!(answer.header.next_begin_offset > next, "{queue} does not get beyond {next} of {end}");
+                next = answer.header.next_begin_offset;
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Ends the broker without a warning, if it is a real one.
+    pub(crate) async fn kill_broker(&self) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.stop_broker("broker-a").await,
+            Servers::Real { cluster, .. } => cluster.lock().await.kill_broker(0).await?,
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn start_broker(&self) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.start_broker("broker-a").await?,
+            Servers::Real { cluster, .. } => cluster.lock().await.start_broker(0).await?,
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn kill_name_server(&self) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.stop_name_server().await,
+            Servers::Real { cluster, .. } => cluster.lock().await.kill_name_server().await?,
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn start_name_server(&self) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.start_name_server().await?,
+            Servers::Real { cluster, .. } => cluster.lock().await.start_name_server().await?,
+        }
+        Ok(())
+    }
+
+    /// What a group has recorded, over all queues of a topic.
+    pub(crate) async fn recorded(&self, group: &str, topic: &str) -> Result<i64> {
+        let client = self.client().await?;
+        let route = client.route(&topic.into()).await?;
+        let mut sum = 0;
+        for queue in route.read_queues() {
+            sum += client.consumer_offset(&group.into(), queue).await?.unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
+    /// Fails unless exactly `expected` is recorded in the end: the sum over all queues of a topic that began empty.
+    pub(crate) async fn expect_recorded(&self, group: &str, topic: &str, expected: usize) -> Result<()> {
+        let expected = i64::try_from(expected)?;
+        eventually(SOON, async || match self.recorded(group, topic).await? {
+            recorded if recorded == expected => Ok(()),
+            recorded => bail!("offsets of {group} in {topic} add up to {recorded}, expected {expected}"),
+        })
+        .await
+    }
+}
+
+fn pull_everything(queue: &MessageQueue, offset: i64) -> PullMessage {
+    PullMessage {
+        consumer_group: "readers".into(),
+        topic: queue.topic.clone(),
+        queue_id: queue.queue_id,
+        queue_offset: offset,
+        max_messages: 32,
+        sys_flag: PullSysFlag::SUBSCRIPTION,
+        commit_offset: 0,
+        suspend_timeout_ms: 0,
+        subscription: Some("*".into()),
+        sub_version: 0,
+        expression_type: Some("TAG".into()),
+        max_bytes: None,
+        broker_name: Some(queue.broker_name.clone()),
+    }
+}
+
+/// A name nobody else uses, also on a cluster that has been used before.
+pub(crate) fn random_name(start: &str) -> String {
+    format!("{start}-{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// How long the dev broker delays what comes back to a group.
+pub(crate) const DEV_DELAY: Duration = Duration::from_millis(100);

@@ -1,0 +1,118 @@
+//! One suite, two clusters: every scenario is written once and listed as `embedded::name`, against the dev broker in
+//! this process, and as `real::name`, against real Apache RocketMQ.
+//!
+//! Where no real one can be had those trials are listed as ignored, with the reason. `ROCKETMQ_TEST_REAL=required`
+//! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose.
+
+mod child;
+mod cluster;
+mod inbox;
+mod parcel;
+mod real_clusters;
+mod trials;
+mod wait;
+
+mod consume;
+mod consuming_faults;
+mod group;
+mod lifecycle;
+mod limits;
+mod name_server;
+mod outage;
+mod refusals;
+mod restart;
+mod retry;
+mod send;
+mod sending_faults;
+mod shutdown;
+
+use libtest_mimic::Arguments;
+use real_clusters::RealClusters;
+use std::{process::ExitCode, sync::Arc};
+use tracing_subscriber::EnvFilter;
+use trials::{Scenario, trials};
+
+/// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, or `alone`, on a
+/// cluster whose servers the scenario may stop.
+fn scenarios() -> Vec<Scenario> {
+    macro_rules! scenarios {
+        ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
+    }
+    // The long ones come first, so that the others run beside them.
+    scenarios![
+        both retry::a_listener_that_fails_twice_succeeds_the_third_time,
+        both retry::what_always_fails_ends_among_the_dead_letters,
+        both retry::a_listener_that_panics_gets_the_message_again,
+        alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
+        both group::two_then_three_then_one_member_lose_nothing,
+        both send::ten_thousand_messages_from_64_callers_arrive_once,
+        both send::messages_of_four_mib_less_their_properties_arrive,
+        both send::a_body_of_four_mib_arrives_and_one_byte_more_does_not,
+        both send::oneway_messages_arrive_once,
+        alone send::async_messages_for_one_queue_keep_their_order,
+        both send::a_batch_lies_in_one_queue_in_order,
+        both restart::a_restarted_consumer_continues_where_it_stopped,
+        both restart::sigterm_under_load_leaves_nothing_done_unrecorded,
+        both lifecycle::two_hundred_producers_and_consumers_leave_nothing_behind,
+        alone outage::without_a_name_server_everything_goes_on,
+        both name_server::a_dead_entry_delays_no_start,
+        both name_server::a_black_hole_among_the_entries_delays_start_by_a_second_at_most,
+        embedded name_server::no_name_server_at_start_is_a_typed_error,
+        embedded name_server::nothing_but_a_black_hole_is_a_typed_error_in_time,
+        both consume::a_new_group_begins_where_it_is_told,
+        both consume::a_filter_lets_exactly_its_tags_through,
+        both consume::several_subscriptions_and_groups_do_not_mix,
+        both consume::a_producer_and_a_consumer_can_share_a_client,
+        embedded consume::two_clusters_in_one_process_do_not_mix,
+        embedded consuming_faults::a_pull_nobody_answers_is_given_up,
+        embedded consuming_faults::pulls_that_fail_are_made_again,
+        embedded consuming_faults::offsets_that_cannot_be_read_or_recorded_are_tried_again,
+        embedded consuming_faults::offsets_a_broker_lost_are_recorded_in_the_end,
+        embedded consuming_faults::a_broker_that_misses_heartbeats_gets_them_again,
+        embedded consuming_faults::members_and_routes_that_are_not_told_are_asked_for_again,
+        embedded consuming_faults::a_broker_that_closes_every_pull_is_not_stormed,
+        embedded consuming_faults::an_offset_outside_the_queue_is_corrected,
+        embedded consuming_faults::a_message_the_broker_does_not_take_back_is_retried_here,
+        embedded sending_faults::a_busy_broker_is_asked_again,
+        embedded sending_faults::attempts_end_when_they_are_used_up,
+        embedded sending_faults::a_message_the_broker_refuses_is_not_sent_again,
+        embedded sending_faults::a_connection_that_closes_under_a_send_is_replaced,
+        embedded sending_faults::a_broker_that_is_going_away_gets_a_fresh_connection,
+        embedded sending_faults::a_silent_broker_leaves_time_for_the_other_one,
+        embedded sending_faults::a_stopped_broker_is_avoided_within_the_send,
+        embedded sending_faults::no_answer_at_all_ends_with_the_send_timeout,
+        embedded sending_faults::stored_but_not_safely_is_a_status_or_another_attempt,
+        embedded sending_faults::what_is_queued_is_retried_while_its_receipt_is_awaited,
+        embedded sending_faults::a_topic_that_may_not_be_written_is_an_error_and_recovers,
+        embedded limits::fetching_stops_at_the_limit_of_messages,
+        embedded limits::fetching_stops_at_the_limit_of_bytes,
+        embedded limits::fetching_stops_at_the_limit_of_span,
+        both shutdown::a_slow_listener_finishes_and_its_message_is_recorded,
+        both shutdown::a_listener_that_takes_too_long_is_reported_and_its_message_comes_again,
+        both shutdown::a_producer_that_is_shut_down_sends_nothing_more,
+        embedded shutdown::sends_that_do_not_end_are_reported,
+        embedded refusals::bad_messages_are_refused_before_they_are_sent,
+        embedded refusals::clients_that_cannot_work_do_not_start,
+        embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+    ]
+}
+
+fn main() -> ExitCode {
+    if let Some(exit) = child::run_if_asked() {
+        return exit;
+    }
+    trials::quiet_panics();
+    if std::env::var_os("RUST_LOG").is_some() {
+        let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env());
+        subscriber.with_writer(std::io::stderr).init();
+    }
+    let mut arguments = Arguments::from_args();
+    // Most of a scenario is waiting.
+    arguments.test_threads = arguments.test_threads.or(Some(trials::THREADS));
+    let clusters = Arc::new(RealClusters::default());
+    let trials = trials(scenarios(), &clusters, &arguments);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The servers end here, not in a destructor that `exit` would skip.
+    clusters.end();
+    conclusion.exit_code()
+}

@@ -1,0 +1,108 @@
+//! The real clusters of a run: started when first needed, shared, and ended with the run.
+
+use crate::cluster::Cluster;
+use anyhow::{Context, Error, Result, anyhow};
+use rocketmq_common::Message;
+use rocketmq_integration_tests::real::{self, RealCluster, RealOptions, Source};
+use rocketmq_producer::{Producer, ProducerConfig};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{runtime::Runtime, task::JoinSet};
+
+/// What a scenario does with the real cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Has it together with others.
+    Shared,
+    /// Stops its servers, and so has one to itself.
+    Alone,
+}
+
+impl Use {
+    /// Lines for `broker.conf` beside the usual ones.
+    fn broker_properties(self) -> Vec<(String, String)> {
+        let patient = [("waitTimeMillsInSendQueue", "10000"), ("osPageCacheBusyTimeOutMills", "10000")];
+        // Requests of one connection are stored in order only by a broker that handles sends one after the other.
+        let orderly = [("sendMessageThreadPoolNums", "1")];
+        let own = if self == Self::Alone { &orderly[..] } else { &[] };
+        patient.iter().chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+}
+
+/// The two real clusters of a run.
+#[derive(Default)]
+pub(crate) struct RealClusters {
+    shared: Slot,
+    stoppable: Slot,
+    /// Held by the one scenario that has the second cluster to itself.
+    alone: Mutex<()>,
+}
+
+type Real = Arc<tokio::sync::Mutex<RealCluster>>;
+
+/// A cluster, or why there is none: found out once.
+#[derive(Default)]
+struct Slot(Mutex<Option<Result<Real, Arc<Error>>>>);
+
+impl RealClusters {
+    /// Runs a scenario on a real cluster.
+    pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
+        let _alone = (real == Use::Alone).then(|| locked(&self.alone));
+        let slot = if real == Use::Alone { &self.stoppable } else { &self.shared };
+        let servers = slot.get(real, runtime)?;
+        run(&runtime.block_on(Cluster::real(servers)))
+    }
+
+    /// Ends the servers.
+    pub(crate) fn end(&self) {
+        for slot in [&self.shared, &self.stoppable] {
+            drop(locked(&slot.0).take());
+        }
+    }
+}
+
+impl Slot {
+    fn get(&self, real: Use, runtime: &Runtime) -> Result<Real> {
+        let mut slot = locked(&self.0);
+        let found = slot.get_or_insert_with(|| runtime.block_on(start(real)).map_err(Arc::new));
+        found.clone().map_err(|error| anyhow!("no real cluster: {error:#}"))
+    }
+}
+
+async fn start(real: Use) -> Result<Real> {
+    let is_given = matches!(real::source(), Source::Given(_));
+    let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
+    let cluster = RealCluster::start(RealOptions { broker_properties, brokers: 1 }).await?;
+    warm_up(cluster.name_server()).await.context("the broker does not warm up")?;
+    Ok(Arc::new(tokio::sync::Mutex::new(cluster)))
+}
+
+/// A broker that has just come up is slow until its code is compiled and its files are mapped, and would answer
+/// SYSTEM_BUSY under load.
+async fn warm_up(name_server: &str) -> Result<()> {
+    let config = ProducerConfig { retries: 50, send_timeout: Duration::from_secs(30), ..Default::default() };
+    let producer = Producer::builder("warm-up").name_servers([name_server]).config(config).start().await?;
+    let mut senders = JoinSet::new();
+    for _ in 0..WARM_UP_CALLERS {
+        let producer = producer.clone();
+        senders.spawn(async move {
+            for _ in 0..WARM_UP_MESSAGES / WARM_UP_CALLERS {
+                producer.send(Message::new("warm-up", vec![0; 1024])).await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    while let Some(sender) = senders.join_next().await {
+        sender??;
+    }
+    Ok(producer.shutdown().await?)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+const WARM_UP_CALLERS: usize = 16;
+const WARM_UP_MESSAGES: usize = 3000;

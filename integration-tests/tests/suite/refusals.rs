@@ -1,0 +1,122 @@
+//! What cannot work is refused by a typed error, before anything is sent.
+
+use crate::{
+    cluster::{Cluster, random_name},
+    inbox::Inbox,
+};
+use anyhow::{Result, ensure};
+use rocketmq_common::{Message, MessageError, NameError};
+use rocketmq_consumer::{Filter, PushConfig, PushConsumer};
+use rocketmq_dev_broker::RequestCode;
+use rocketmq_producer::{ClientError, Error, Producer, ProducerConfig};
+use std::time::Duration;
+
+pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Cluster) -> Result<()> {
+    type Check = fn(&MessageError) -> bool;
+    let topic = cluster.topic(1).await?;
+    let max = ProducerConfig::default().max_message_bytes;
+    let cases: [(&str, Message, Check); 10] = [
+        ("no topic", Message::new("", "b"), |e| matches!(e, MessageError::Topic { source: NameError::Blank { .. } })),
+        ("a topic with a space", Message::new("a b", "b"), |e| {
+            matches!(e, MessageError::Topic { source: NameError::Character { character: ' ', .. } })
+        }),
+        ("a topic too long", Message::new("t".repeat(128), "b"), |e| {
+            matches!(e, MessageError::Topic { source: NameError::TooLong { chars: 128, max: 127, .. } })
+        }),
+        ("a topic of the brokers' own", Message::new("SCHEDULE_TOPIC_XXXX", "b"), |e| {
+            matches!(e, MessageError::ForbiddenTopic { .. })
+        }),
+        ("no body", Message::new(&topic, ""), |e| matches!(e, MessageError::EmptyBody)),
+        ("a body too large", Message::new(&topic, vec![0; max + 1]), |e| {
+            matches!(e, MessageError::BodyTooLarge { size: 4_194_305, max: 4_194_304 })
+        }),
+        ("a reserved property", Message::new(&topic, "b").property("KEYS", "k"), |e| {
+            matches!(e, MessageError::ReservedProperty { .. })
+        }),
+        ("a property with a separator", Message::new(&topic, "b").property("p", "\u{1}"), |e| {
+            matches!(e, MessageError::SeparatorInProperty { .. })
+        }),
+        ("properties too large", Message::new(&topic, "b").property("p", "v".repeat(40_000)), |e| {
+            matches!(e, MessageError::PropertiesTooLarge { .. })
+        }),
+        ("a negative delay", Message::new(&topic, "b").delay_level(-1), |e| {
+            matches!(e, MessageError::NegativeDelayLevel { level: -1 })
+        }),
+    ];
+    let producer = cluster.producer().await?;
+    for (what, message, check) in cases {
+        let results = [
+            producer.send(message.clone()).await.err(),
+            producer.send_async(message.clone()).await.err(),
+            producer.send_oneway(message.clone()).await.err(),
+            producer.send_batch(vec![message]).await.err(),
+        ];
+        for (way, result) in ["send", "send_async", "send_oneway", "send_batch"].iter().zip(results) {
+            let refused = matches!(&result, Some(Error::Message(error)) if check(error));
+            ensure!(refused, "{what} by {way} came to {result:?}");
+        }
+    }
+    let empty = producer.send_batch(Vec::new()).await;
+    ensure!(matches!(empty, Err(Error::Message(MessageError::EmptyBatch))), "an empty batch came to {empty:?}");
+    let mixed = producer.send_batch(vec![Message::new("one", "b"), Message::new("other", "b")]).await;
+    let refused = matches!(mixed, Err(Error::Message(MessageError::TopicsInBatch { .. })));
+    ensure!(refused, "a batch for two topics came to {mixed:?}");
+    for code in [RequestCode::SEND_MESSAGE_V2, RequestCode::SEND_BATCH_MESSAGE, RequestCode::SEND_MESSAGE] {
+        ensure!(cluster.dev().received(code) == 0, "{code} reached the broker");
+    }
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> Result<()> {
+    let name_server = cluster.name_server();
+    let asked = cluster.dev().received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
+    let producer = async |group: &str, name_servers: Vec<&str>, config: ProducerConfig| {
+        Producer::builder(group).name_servers(name_servers).config(config).start().await.err()
+    };
+    let is_bad_name = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Name(_))));
+    let is_bad_option = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Config { .. })));
+    for group in ["", "a b", "g/h", "DEFAULT_PRODUCER", &"g".repeat(256)] {
+        let error = producer(group, vec![name_server], ProducerConfig::default()).await;
+        ensure!(is_bad_name(&error), "a producer of group {group:?} came to {error:?}");
+    }
+    let error = producer("g", vec![], ProducerConfig::default()).await;
+    ensure!(is_bad_option(&error), "a producer without a name server came to {error:?}");
+    let config = ProducerConfig { send_timeout: Duration::ZERO, ..Default::default() };
+    let error = producer("g", vec![name_server], config).await;
+    ensure!(is_bad_option(&error), "a producer without time came to {error:?}");
+
+    use rocketmq_consumer::Error as E;
+    let (topic, inbox) = (random_name("topic"), Inbox::new());
+    let builder = || PushConsumer::builder("g").name_servers([name_server]);
+    let subscribed = || builder().subscribe(&topic, Filter::all());
+    let listening = || subscribed().listener(inbox.listener());
+    let started = subscribed().start().await;
+    ensure!(matches!(started, Err(E::NoListener)), "without a listener: {started:?}");
+    let started = builder().listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::NoSubscription)), "without a subscription: {started:?}");
+    let started = listening().subscribe(&topic, Filter::tags("a")).start().await;
+    ensure!(matches!(started, Err(E::Clash { .. })), "with two filters for a topic: {started:?}");
+    let started = builder().subscribe(&topic, Filter::tags("||")).listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::Filter { .. })), "with a filter of bars: {started:?}");
+    let started = builder().subscribe("a b", Filter::all()).listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "with a bad topic: {started:?}");
+    let started = listening().config(PushConfig { concurrency: 0, ..Default::default() }).start().await;
+    ensure!(matches!(started, Err(E::Client(ClientError::Config { .. }))), "without concurrency: {started:?}");
+    let started = listening().name_servers(Vec::<String>::new()).start().await;
+    ensure!(matches!(started, Err(E::Client(ClientError::Config { .. }))), "without a name server: {started:?}");
+    let group = PushConsumer::builder("").name_servers([name_server]).subscribe(&topic, Filter::all());
+    let started = group.listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "without a group: {started:?}");
+    let now_asked = cluster.dev().received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
+    ensure!(now_asked == asked, "a name server was asked {} times", now_asked - asked);
+    Ok(())
+}
+
+pub(crate) async fn a_topic_that_must_not_be_created_is_a_typed_error(cluster: &Cluster) -> Result<()> {
+    cluster.dev().remove_topic("TBW102", "broker-a");
+    let producer = cluster.producer_with(ProducerConfig::default()).await?;
+    let result = producer.send(Message::new(random_name("topic"), "body")).await;
+    let refused = matches!(result, Err(Error::Client(ClientError::TopicNotFound { .. })));
+    ensure!(refused, "sending to a topic that does not exist came to {result:?}");
+    Ok(producer.shutdown().await?)
+}

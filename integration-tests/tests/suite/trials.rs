@@ -1,0 +1,174 @@
+//! Scenarios as trials: where each runs, and what becomes of it where it cannot.
+
+use crate::{
+    cluster::Cluster,
+    real_clusters::{RealClusters, Use},
+};
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rocketmq_integration_tests::real::{self, Source};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{runtime::Runtime, time::timeout};
+
+/// A scenario, and on which clusters it runs.
+pub(crate) struct Scenario {
+    name: &'static str,
+    real: Option<Use>,
+    run: Run,
+}
+
+type Run = Arc<dyn Fn(&Runtime, &Cluster) -> Result<()> + Send + Sync>;
+
+impl Scenario {
+    /// One for both clusters, the real one being shared with others.
+    pub(crate) fn both<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
+        Self::new(name, Some(Use::Shared), run)
+    }
+
+    /// One that needs what only the dev broker can do.
+    pub(crate) fn embedded<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self::new(name, None, run)
+    }
+
+    /// One for both clusters that stops servers, and so has them to itself.
+    pub(crate) fn alone<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self::new(name, Some(Use::Alone), run)
+    }
+
+    fn new<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        real: Option<Use>,
+        run: F,
+    ) -> Self {
+        let run = move |runtime: &Runtime, cluster: &Cluster| {
+            let limited = async { timeout(LIMIT, run(cluster)).await };
+            let result = runtime.block_on(limited);
+            result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
+        };
+        Self { name, real, run: Arc::new(run) }
+    }
+}
+
+/// Every scenario as one trial for each cluster.
+pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arguments: &Arguments) -> Vec<Trial> {
+    let availability = Availability::of_this_run();
+    if !arguments.list {
+        availability.tell();
+    }
+    let (mut on_dev_broker, mut on_real) = (Vec::new(), Vec::new());
+    for Scenario { name, real, run } in scenarios {
+        on_real.extend(real.map(|real| on_real_one(name, real, &availability, clusters.clone(), run.clone())));
+        on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
+            with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded())?))
+        }));
+    }
+    // While the real cluster boots, some threads have something else to do.
+    let rest = on_real.split_off(on_real.len().min(THREADS / 2));
+    on_real.into_iter().chain(on_dev_broker).chain(rest).collect()
+}
+
+fn on_real_one(
+    name: &'static str,
+    real: Use,
+    availability: &Availability,
+    clusters: Arc<RealClusters>,
+    run: Run,
+) -> Trial {
+    let (scenario, name) = (name, format!("real::{name}"));
+    let ignored = |reason: &str| {
+        let reason = reason.to_owned();
+        let trial = Trial::test(name.clone(), move || Err(Failed::from(format!("not run: {reason}"))));
+        trial.with_ignored_flag(true)
+    };
+    match availability {
+        Availability::Here { given: true } if real == Use::Alone => {
+            ignored("the cluster of ROCKETMQ_NAMESRV is not ours to stop").with_kind("not ours to stop")
+        }
+        Availability::Here { .. } => Trial::test(name, move || {
+            with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
+        })
+        .with_kind(format!("RocketMQ {}", real::version())),
+        Availability::Refused(reason) => {
+            let reason = format!("ROCKETMQ_TEST_REAL=required, but {reason}");
+            Trial::test(name, move || Err(Failed::from(reason)))
+        }
+        Availability::Ignored { reason, short } => ignored(reason).with_kind(short.to_owned()),
+    }
+}
+
+/// Whether real trials run.
+enum Availability {
+    Here {
+        given: bool,
+    },
+    /// They are listed as ignored, for a reason.
+    Ignored {
+        reason: String,
+        short: &'static str,
+    },
+    /// They have to run, and cannot.
+    Refused(String),
+}
+
+impl Availability {
+    fn of_this_run() -> Self {
+        let wanted = std::env::var("ROCKETMQ_TEST_REAL").unwrap_or_default();
+        if wanted == "off" {
+            return Self::Ignored { reason: "ROCKETMQ_TEST_REAL=off".to_owned(), short: "ROCKETMQ_TEST_REAL=off" };
+        }
+        match real::source() {
+            Source::Unavailable(reason) if wanted == "required" => Self::Refused(reason),
+            Source::Unavailable(reason) => Self::Ignored { reason, short: "no real RocketMQ here" },
+            Source::Given(_) => Self::Here { given: true },
+            Source::Maven { .. } | Source::Docker => Self::Here { given: false },
+        }
+    }
+
+    fn tell(&self) {
+        match self {
+            Self::Here { given: true } => println!("real: the cluster of ROCKETMQ_NAMESRV"),
+            Self::Here { given: false } => println!("real: Apache RocketMQ {}", real::version()),
+            Self::Ignored { reason, .. } => println!("real: not run, {reason}"),
+            Self::Refused(reason) => println!("real: cannot run, {reason}"),
+        }
+    }
+}
+
+/// Runs something on a runtime of its own, which ends with it.
+fn with_runtime(name: &str, run: impl FnOnce(&Runtime) -> Result<()>) -> Result<(), Failed> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build()?;
+    let began = Instant::now();
+    let result = run(&runtime);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    tracing::info!(name, took_ms = began.elapsed().as_millis(), "scenario ended");
+    result.map_err(|error| format!("{error:#}").into())
+}
+
+/// Listeners that panic on purpose should not fill the screen.
+pub(crate) fn quiet_panics() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        if text != Some(ON_PURPOSE) {
+            loud(panic);
+        }
+    }));
+}
+
+/// What a listener panics with.
+pub(crate) const ON_PURPOSE: &str = "panic on purpose";
+/// How many scenarios run at once by default.
+pub(crate) const THREADS: usize = 4;
+/// How long one may take; none should need a quarter of it.
+const LIMIT: Duration = Duration::from_secs(150);

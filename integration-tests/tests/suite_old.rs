@@ -1,3 +1,0 @@
-//! The suite, over both clusters.
-
-fn main() {}
