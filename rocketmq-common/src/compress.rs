@@ -15,7 +15,7 @@ const TYPE_MASK: i32 = 0x700;
 ///
 /// # Protocol
 /// Java `CompressionType`, `MessageSysFlag`. Brokers never look inside; a consumer has to know the type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Compression {
     /// One zlib stream (RFC 1950). The default; every consumer reads it.

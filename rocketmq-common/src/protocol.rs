@@ -16,7 +16,10 @@ pub use heartbeat::{
     SubscriptionData, UnregisterClient,
 };
 pub use lenient::LenientJson;
-pub use message::{PullMessage, PullResult, PullSysFlag, SendBack, SendBatchMessage, SendMessage, Stored, sys_flag};
+pub use message::{
+    PullMessage, PullResult, PullSysFlag, RecallMessage, Recalled, SendBack, SendBatchMessage, SendMessage, Stored,
+    sys_flag,
+};
 pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };

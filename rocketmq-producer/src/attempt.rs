@@ -37,6 +37,8 @@ pub(crate) struct Delivery<R> {
     pub(crate) request: R,
     pub(crate) body: Bytes,
     pub(crate) deadline: Deadline,
+    /// The queue that was chosen for it, where one was.
+    chosen: Option<MessageQueue>,
     failed: Vec<FailedAttempt>,
 }
 
@@ -53,7 +55,13 @@ pub(crate) struct Target {
 
 impl<R: Store> Delivery<R> {
     pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
-        Self { topic, message_id, request, body, deadline, failed: Vec::new() }
+        Self { topic, message_id, request, body, deadline, chosen: None, failed: Vec::new() }
+    }
+
+    /// The same, for one queue and no other.
+    pub(crate) fn to(mut self, queue: Option<MessageQueue>) -> Self {
+        self.chosen = queue;
+        self
     }
 
     /// Attempts until the message is stored, the attempts are used up, or the time is.
@@ -98,19 +106,12 @@ impl<R: Store> Delivery<R> {
     async fn aim(&mut self, producer: &Shared) -> Result<Target, Error> {
         loop {
             let started = Instant::now();
-            let route = match producer.client.known_route(&self.topic) {
-                Some(route) => route,
-                None => {
-                    let queues = producer.config.new_topic_queues;
-                    let look_up = producer.client.publish_route(&self.topic, queues);
-                    match tokio::time::timeout_at(self.deadline.instant(), look_up).await {
-                        Ok(route) => route?,
-                        Err(_) => return Err(self.no_route()),
-                    }
-                }
-            };
+            let route = producer.route(&self.topic, self.deadline).await?;
             let failed_broker = self.failed.last().map(|attempt| attempt.broker_name.clone());
-            let queue = producer.next.next(route.write_queues(), failed_broker.as_deref());
+            let queue = match &self.chosen {
+                Some(queue) => Some(queue),
+                None => producer.next.next(route.write_queues(), failed_broker.as_deref()),
+            };
             let Some(queue) = queue.cloned() else {
                 producer.client.note_stale(&route);
                 return Err(Error::NoQueue { topic: self.topic.clone() });
@@ -182,7 +183,7 @@ impl<R: Store> Delivery<R> {
         let elapsed = started.elapsed();
         let attempts_left = self.attempts_left(producer);
         self.failed.push(FailedAttempt { broker_name: queue.broker_name.clone(), elapsed, error });
-        let other_broker = route.write_queues().iter().any(|other| other.broker_name != queue.broker_name);
+        let other_broker = self.has_alternative(route, queue);
         let failures = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
         let wait = if other_broker { Duration::ZERO } else { SAME_BROKER.wait(failures, random_u64()) };
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
@@ -196,17 +197,21 @@ impl<R: Store> Delivery<R> {
 
     /// Half of the time left, while there is another broker to turn to and an attempt to do it with; else all of it.
     fn attempt_deadline(&self, producer: &Shared, route: &TopicRoute, queue: &MessageQueue) -> Deadline {
-        let others = || route.write_queues().iter().any(|other| other.broker_name != queue.broker_name);
-        match self.attempts_left(producer) > 0 && others() {
+        match self.attempts_left(producer) > 0 && self.has_alternative(route, queue) {
             true => self.deadline.at_most(self.deadline.remaining() / 2),
             false => self.deadline,
         }
     }
 
+    /// Whether the message may go to another broker instead.
+    fn has_alternative(&self, route: &TopicRoute, queue: &MessageQueue) -> bool {
+        self.chosen.is_none() && route.write_queues().iter().any(|other| other.broker_name != queue.broker_name)
+    }
+
     /// The error that names every attempt.
     fn give_up(&mut self) -> Error {
         let attempts = std::mem::take(&mut self.failed);
-        let Some(last) = attempts.last() else { return self.no_route() };
+        let Some(last) = attempts.last() else { return Error::NoQueue { topic: self.topic.clone() } };
         let retryable = match last.error.response_code() {
             Some(ResponseCode::TOPIC_NOT_EXIST | ResponseCode::NO_PERMISSION) => false,
             Some(code) => RETRYABLE.contains(&code),
@@ -214,11 +219,6 @@ impl<R: Store> Delivery<R> {
         };
         let (topic, message_id) = (self.topic.clone(), self.message_id.clone());
         Error::NotSent(Box::new(NotSent { topic, message_id, attempts, retryable }))
-    }
-
-    fn no_route(&self) -> Error {
-        let broker_name = format!("any for topic {}", self.topic).into();
-        Error::Client(ClientError::BrokerNotFound { broker_name })
     }
 }
 

@@ -25,7 +25,7 @@ impl Producer {
         let _under_way = self.under_way()?;
         let shared = self.shared();
         let mut messages = messages;
-        let ids: Vec<String> = messages.iter_mut().map(crate::producer::ensure_unique_id).collect();
+        let ids: Vec<String> = messages.iter_mut().map(crate::prepare::ensure_unique_id).collect();
         check_batch(&messages, shared.config.max_message_bytes)?;
         let mut body = BytesMut::new();
         encode_batch(&messages, &mut body)?;

@@ -1,6 +1,7 @@
 use crate::Error;
 use rocketmq_common::{
     ClientConfig,
+    compress::Compression,
     remote::{MAX_FRAME_BYTES, ResponseCode},
 };
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,13 @@ pub struct ProducerConfig {
     pub retry_when_not_stored_safely: bool,
     /// Largest body, or batch of bodies. Default 4 MiB, as brokers have it.
     pub max_message_bytes: usize,
+    /// How large bodies are compressed; `None`, the default, sends every body as it is. The codec's feature has to be
+    /// on. Consumers decompress by themselves: Java's know LZ4 and Zstandard from 4.9.7 and 5.0 on, zlib always.
+    pub compression: Option<Compression>,
+    /// The body size from which on bodies are compressed. Default 4 KiB.
+    pub compress_from_bytes: usize,
+    /// How hard to compress: 1 to 9 for zlib, 1 to 22 for Zstandard, nothing to LZ4. Default 5.
+    pub compression_level: u32,
     /// The queues a topic gets on each broker when this producer's first message creates it. Default 4.
     pub new_topic_queues: i32,
     /// How long [`shutdown`](crate::Producer::shutdown) waits for sends under way. Default 10 s.
@@ -46,6 +54,9 @@ impl Default for ProducerConfig {
             retry_on: RETRY_ON.iter().map(|code| code.0).collect(),
             retry_when_not_stored_safely: false,
             max_message_bytes: 4 * 1024 * 1024,
+            compression: None,
+            compress_from_bytes: 4096,
+            compression_level: 5,
             new_topic_queues: 4,
             shutdown_timeout: Duration::from_secs(10),
             client: ClientConfig::default(),
@@ -61,6 +72,10 @@ impl ProducerConfig {
         }
         if self.max_message_bytes == 0 || self.max_message_bytes > MAX_FRAME_BYTES {
             return error("max_message_bytes", "is 0 or more than a frame can hold (16 MiB)");
+        }
+        if let Some(compression) = self.compression {
+            // Finds out at start, not with the first large message, that the feature is off or the level impossible.
+            compression.compress(self.compression_level, b"probe").map_err(|error| Error::Compress(error.into()))?;
         }
         if !(1..=65_536).contains(&self.new_topic_queues) {
             return error("new_topic_queues", "is not from 1 to 65536");

@@ -1,4 +1,4 @@
-use rocketmq_common::MessageError;
+use rocketmq_common::{MessageError, MessageQueue, compress::CompressError};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Why a producer did not start, or a message was not sent.
@@ -16,6 +16,31 @@ pub enum Error {
     NoQueue {
         /// The topic.
         topic: Arc<str>,
+    },
+    /// The queue that was chosen is none that may be written.
+    #[error("queue {queue} does not exist or may not be written")]
+    NoSuchQueue {
+        /// The queue.
+        queue: MessageQueue,
+    },
+    /// A selector returned an index beyond the queues it was given.
+    #[error("the selector chose queue {index} of {count} of topic {topic}")]
+    BadSelection {
+        /// The topic.
+        topic: Arc<str>,
+        /// What it returned.
+        index: usize,
+        /// How many queues there are.
+        count: usize,
+    },
+    /// The body could not be compressed.
+    #[error("the body cannot be compressed")]
+    Compress(#[source] Arc<CompressError>),
+    /// The message of this receipt cannot be taken back: it was no timer message, or its broker is older than 5.3.2.
+    #[error("message {message_id} cannot be recalled")]
+    NotRecallable {
+        /// The unique id.
+        message_id: String,
     },
     /// Every attempt failed.
     #[error(transparent)]
@@ -89,7 +114,13 @@ impl Error {
             Self::Client(error) => error.is_retryable(),
             Self::NotSent(not_sent) => not_sent.retryable,
             Self::NoQueue { .. } => true,
-            Self::Message(_) | Self::ShutDown | Self::Unfinished { .. } => false,
+            Self::Message(_)
+            | Self::NoSuchQueue { .. }
+            | Self::BadSelection { .. }
+            | Self::Compress(_)
+            | Self::NotRecallable { .. }
+            | Self::ShutDown
+            | Self::Unfinished { .. } => false,
         }
     }
 
@@ -99,7 +130,13 @@ impl Error {
             Self::NotSent(not_sent) => not_sent.attempts.iter().any(|attempt| attempt.error.may_have_happened()),
             Self::Client(error) => error.may_have_happened(),
             Self::Unfinished { .. } => true,
-            Self::Message(_) | Self::NoQueue { .. } | Self::ShutDown => false,
+            Self::Message(_)
+            | Self::NoQueue { .. }
+            | Self::NoSuchQueue { .. }
+            | Self::BadSelection { .. }
+            | Self::Compress(_)
+            | Self::NotRecallable { .. }
+            | Self::ShutDown => false,
         }
     }
 }

@@ -22,7 +22,9 @@ mod builder;
 mod config;
 mod error;
 mod pending;
+mod prepare;
 mod producer;
+mod recall;
 mod receipt;
 mod select;
 
@@ -32,7 +34,10 @@ pub use error::{Error, FailedAttempt, NotSent};
 pub use pending::PendingReceipt;
 pub use producer::Producer;
 pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
-pub use rocketmq_common::{ClientConfig, Error as ClientError, Message, MessageError, MessageQueue};
+pub use rocketmq_common::{
+    ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, compress::Compression,
+};
+pub use select::Select;
 
 /// The README, so that its code is compiled.
 #[cfg(doctest)]

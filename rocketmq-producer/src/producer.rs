@@ -1,19 +1,14 @@
-use crate::{
-    Error, PendingReceipt, ProducerBuilder, ProducerConfig, SendReceipt, attempt::Delivery, select::RoundRobin,
-};
+use crate::{Error, PendingReceipt, ProducerBuilder, ProducerConfig, Select, SendReceipt, select::RoundRobin};
 use rocketmq_common::{
     Client, Message,
-    message::{UniqueIdGenerator, names, property},
+    message::names,
     protocol::{SendMessage, Stored},
     random::random_below,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 use tokio::time::timeout;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -29,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) config: ProducerConfig,
     pub(crate) next: RoundRobin,
-    group: Arc<str>,
+    pub(crate) group: Arc<str>,
     template: Arc<str>,
     /// Whether the client is ours to shut down.
     owns_client: bool,
@@ -88,8 +83,20 @@ impl Producer {
     /// # Protocol
     /// `SEND_MESSAGE_V2` (310). Witness: golden `send_v2_request`, tests `send::*`.
     pub async fn send(&self, message: Message) -> Result<SendReceipt, Error> {
+        self.send_selected(None, message).await
+    }
+
+    /// Sends a message to a queue of your choice: [`send`](Self::send) in all else.
+    ///
+    /// # Errors
+    /// Also [`Error::NoSuchQueue`] and [`Error::BadSelection`] for a choice that is none.
+    pub async fn send_to(&self, select: Select, message: Message) -> Result<SendReceipt, Error> {
+        self.send_selected(Some(select), message).await
+    }
+
+    async fn send_selected(&self, select: Option<Select>, message: Message) -> Result<SendReceipt, Error> {
         let _under_way = self.under_way()?;
-        let mut delivery = self.delivery(message)?;
+        let mut delivery = self.shared().prepare(message, select).await?;
         let (queue, answer) = delivery.run(self.shared()).await?;
         Ok(SendReceipt::new(delivery.message_id, queue, answer))
     }
@@ -106,8 +113,20 @@ impl Producer {
     /// # Cancel safety
     /// Dropping this future before it is ready sends nothing.
     pub async fn send_async(&self, message: Message) -> Result<PendingReceipt, Error> {
+        self.send_async_selected(None, message).await
+    }
+
+    /// Queues a message for a queue of your choice: [`send_async`](Self::send_async) in all else.
+    ///
+    /// # Errors
+    /// Also [`Error::NoSuchQueue`] and [`Error::BadSelection`] for a choice that is none.
+    pub async fn send_async_to(&self, select: Select, message: Message) -> Result<PendingReceipt, Error> {
+        self.send_async_selected(Some(select), message).await
+    }
+
+    async fn send_async_selected(&self, select: Option<Select>, message: Message) -> Result<PendingReceipt, Error> {
         let under_way = self.under_way()?;
-        let mut delivery = self.delivery(message)?;
+        let mut delivery = self.shared().prepare(message, select).await?;
         let queued = delivery.queue(self.shared()).await?;
         Ok(PendingReceipt::new(self.0.clone(), delivery, queued, under_way))
     }
@@ -121,8 +140,20 @@ impl Producer {
     /// # Cancel safety
     /// Dropping this future before it is ready sends nothing.
     pub async fn send_oneway(&self, message: Message) -> Result<(), Error> {
+        self.send_oneway_selected(None, message).await
+    }
+
+    /// Hands a message for a queue of your choice over: [`send_oneway`](Self::send_oneway) in all else.
+    ///
+    /// # Errors
+    /// Also [`Error::NoSuchQueue`] and [`Error::BadSelection`] for a choice that is none.
+    pub async fn send_oneway_to(&self, select: Select, message: Message) -> Result<(), Error> {
+        self.send_oneway_selected(Some(select), message).await
+    }
+
+    async fn send_oneway_selected(&self, select: Option<Select>, message: Message) -> Result<(), Error> {
         let _under_way = self.under_way()?;
-        self.delivery(message)?.run_oneway(self.shared()).await
+        self.shared().prepare(message, select).await?.run_oneway(self.shared()).await
     }
 
     /// Refuses further sends, lets those under way finish, leaves the group and ends all connections. One-way messages
@@ -168,22 +199,6 @@ impl Producer {
         let token = self.0.sends.token();
         if self.0.shut_down.load(Ordering::Acquire) { Err(Error::ShutDown) } else { Ok(token) }
     }
-
-    /// Checks a message and makes it ready to go: all that is done once, before the attempts.
-    fn delivery(&self, mut message: Message) -> Result<Delivery<SendMessage>, Error> {
-        let shared = self.shared();
-        message.validate(shared.config.max_message_bytes)?;
-        let message_id = ensure_unique_id(&mut message);
-        let topic: Arc<str> = match shared.client.known_route(message.topic()) {
-            Some(route) => route.topic().clone(),
-            None => message.topic().into(),
-        };
-        let mut request = shared.header(topic.clone());
-        request.flag = message.flag_bits();
-        request.properties = Some(mem::take(message.properties_mut()).into_string());
-        let deadline = Deadline::after(shared.config.send_timeout);
-        Ok(Delivery::new(topic, message_id, request, message.body().clone(), deadline))
-    }
 }
 
 impl Shared {
@@ -210,16 +225,6 @@ impl Shared {
     pub(crate) fn is_safe_enough(&self, answer: &Answer<Stored>) -> bool {
         answer.code == ResponseCode::SUCCESS || !self.config.retry_when_not_stored_safely
     }
-}
-
-/// The message's unique id, made now unless it has one.
-pub(crate) fn ensure_unique_id(message: &mut Message) -> String {
-    if let Some(id) = message.properties().unique_id() {
-        return id.to_owned();
-    }
-    let id = UniqueIdGenerator::global().next();
-    message.properties_mut().set(property::UNIQ_KEY, &id);
-    id
 }
 
 /// What closing connections gets even where draining has used up the time.

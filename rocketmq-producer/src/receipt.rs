@@ -45,6 +45,8 @@ pub struct SendReceipt {
     pub queue_offset: i64,
     /// The region of the broker.
     pub region_id: String,
+    /// By which a timer message can be [recalled](crate::Producer::recall); brokers from 5.3.2 on give one.
+    pub recall_handle: Option<String>,
 }
 
 impl SendReceipt {
@@ -57,6 +59,7 @@ impl SendReceipt {
             queue,
             queue_offset: answer.header.queue_offset,
             region_id: region(answer.header.region_id),
+            recall_handle: answer.header.recall_handle,
         }
     }
 }

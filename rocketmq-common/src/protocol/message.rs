@@ -189,3 +189,28 @@ impl Request for SendBatchMessage {
     type Body = Bytes;
     type Reply = Answer<Stored>;
 }
+
+header! {
+    /// The message that was recalled. Java: `RecallMessageResponseHeader`.
+    pub struct Recalled {
+        /// Its unique id.
+        message_id: String = "msgId",
+    }
+}
+
+request! {
+    RECALL_MESSAGE(()) -> Recalled;
+    /// Takes a timer message back before it is delivered. Java: `RecallMessageRequestHeader`.
+    ///
+    /// Brokers from 5.3.2 on know this, where `recallMessageEnable` is set; else they answer NO_PERMISSION.
+    pub struct RecallMessage {
+        /// Who sent it.
+        producer_group: Option<Arc<str>> = "producerGroup",
+        /// The topic.
+        topic: Arc<str> = "topic",
+        /// The handle from the receipt.
+        recall_handle: String = "recallHandle",
+        /// The broker's name.
+        broker_name: Option<Arc<str>> = "bname",
+    }
+}

@@ -1,0 +1,33 @@
+use crate::{Error, Producer, SendReceipt};
+use rocketmq_common::protocol::RecallMessage;
+
+impl Producer {
+    /// Takes a timer message back before it is delivered. The broker's word means that it will not deliver the message
+    /// from now on; one that is being delivered at this moment may still arrive.
+    ///
+    /// # Errors
+    /// [`Error::NotRecallable`] for a receipt without a recall handle. [`Error::Client`] with the broker's refusal:
+    /// NO_PERMISSION where recall is switched off (`recallMessageEnable`, the default), ILLEGAL_OPERATION where the
+    /// time has passed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether the message was recalled; asking again is harmless.
+    ///
+    /// # Protocol
+    /// `RECALL_MESSAGE` (370), brokers from 5.3.2 on.
+    pub async fn recall(&self, receipt: &SendReceipt) -> Result<(), Error> {
+        let _under_way = self.under_way()?;
+        let shared = self.shared();
+        let not_recallable = || Error::NotRecallable { message_id: receipt.message_id.clone() };
+        let request = RecallMessage {
+            producer_group: Some(shared.group.clone()),
+            topic: receipt.queue.topic.clone(),
+            recall_handle: receipt.recall_handle.clone().ok_or_else(not_recallable)?,
+            broker_name: Some(receipt.queue.broker_name.clone()),
+        };
+        let master = shared.client.master(&receipt.queue.broker_name)?;
+        let deadline = shared.client.request_deadline();
+        let answer = shared.client.call(&master, &request, (), deadline).await;
+        answer.map(drop).map_err(|error| Error::Client(error.into()))
+    }
+}
