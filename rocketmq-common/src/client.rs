@@ -5,15 +5,17 @@ mod routes;
 use crate::{
     ClientConfig, Error, TopicRoute,
     identity::client_id,
-    message::names::AUTO_CREATE_TOPIC,
+    message::{DecodeLimits, decode_records, names::AUTO_CREATE_TOPIC, property},
     name_server::NameServers,
     pool::Pool,
     protocol::{
-        ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged, TopicRouteData,
+        CheckTransactionState, ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged,
+        TopicRouteData,
     },
     random::random_below,
 };
 use members::Members;
+pub use members::TransactionCheck;
 use rocketmq_remote::{
     Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode,
 };
@@ -25,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval_at, sleep, timeout_at},
 };
@@ -204,12 +206,17 @@ impl Client {
         }
     }
 
-    /// Enters a producer group into the heartbeats.
+    /// Enters a producer group into the heartbeats. Brokers' questions about its half messages go to `checks`; those it
+    /// has no room for are dropped, and asked again later.
     ///
     /// # Errors
     /// [`Error::Config`] where this client is in the group already.
-    pub fn register_producer(&self, group: &Arc<str>) -> Result<(), Error> {
-        self.shared().members.add_producer(group)
+    pub fn register_producer(
+        &self,
+        group: &Arc<str>,
+        checks: Option<mpsc::Sender<TransactionCheck>>,
+    ) -> Result<(), Error> {
+        self.shared().members.add_producer(group, checks)
     }
 
     /// Enters a consumer group into the heartbeats. `members_changed` is notified when a broker says so.
@@ -421,13 +428,34 @@ impl Shared {
 
 /// What brokers may ask of this client.
 fn processors(shared: Weak<Shared>) -> Processors {
-    Processors::new().on(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, move |incoming: Incoming| {
+    let for_checks = shared.clone();
+    let notice = move |incoming: Incoming| {
         let Some(shared) = shared.upgrade() else { return };
         match incoming.header::<NotifyConsumerIdsChanged>() {
             Ok(notice) => shared.members.note_change(&notice.consumer_group),
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "notice without a group"),
         }
-    })
+    };
+    let check = move |incoming: Incoming| {
+        let Some(shared) = for_checks.upgrade() else { return };
+        match read_check(&incoming) {
+            Some((group, check)) => shared.members.check(&group, check),
+            None => tracing::warn!(addr = %incoming.shared_addr(), "unreadable transaction check"),
+        }
+    };
+    Processors::new()
+        .on(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, notice)
+        .on(RequestCode::CHECK_TRANSACTION_STATE, check)
+}
+
+/// The check and the producer group it is for.
+fn read_check(incoming: &Incoming) -> Option<(String, TransactionCheck)> {
+    let request: CheckTransactionState = incoming.header().ok()?;
+    let broker_name = request.broker_name.clone().unwrap_or_else(|| "".into());
+    let body = incoming.command().body.clone();
+    let message = decode_records(body, &"".into(), &broker_name, DecodeLimits::default()).next()?.ok()?;
+    let group = message.property(property::PGROUP)?.to_owned();
+    Some((group, TransactionCheck { message, request, addr: incoming.shared_addr() }))
 }
 
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);

@@ -19,11 +19,13 @@ pub mod protocol;
 pub mod random;
 mod retry;
 mod route;
+mod unwind;
 
-pub use client::Client;
+pub use client::{Client, TransactionCheck};
 pub use config::ClientConfig;
 pub use error::Error;
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
 pub use retry::Backoff;
 pub use rocketmq_remote as remote;
 pub use route::TopicRoute;
+pub use unwind::unwinding;

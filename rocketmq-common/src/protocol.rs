@@ -9,6 +9,7 @@ mod lenient;
 mod message;
 mod offset;
 mod route;
+mod transaction;
 
 pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
 pub use heartbeat::{
@@ -24,6 +25,7 @@ pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };
 pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, TopicRouteData};
+pub use transaction::{CheckTransactionState, EndTransaction};
 
 #[cfg(test)]
 mod golden;

@@ -1,12 +1,9 @@
-use rocketmq_common::StoredMessage;
+use rocketmq_common::{StoredMessage, unwinding};
 use std::{
-    any::Any,
     fmt::{self, Display},
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
 };
 
 /// The user's code, whatever its types.
@@ -31,9 +28,7 @@ impl Listener {
 
     /// Runs the listener; a panic is a failure like another.
     pub(crate) async fn consume(&self, message: StoredMessage) -> Result<(), Failure> {
-        let consuming = catch_unwind(AssertUnwindSafe(|| (self.0)(message)));
-        let consuming = consuming.map_err(|panic| Failure::Panic(panic_text(&*panic)))?;
-        Unwinding(consuming).await
+        unwinding(|| (self.0)(message)).await.map_err(Failure::Panic)?.map_err(Failure::Error)
     }
 }
 
@@ -57,23 +52,4 @@ impl Display for Failure {
             Self::Panic(text) => write!(f, "panic: {text}"),
         }
     }
-}
-
-/// A future whose panic is an outcome.
-struct Unwinding(Consuming);
-
-impl Future for Unwinding {
-    type Output = Result<(), Failure>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
-            Ok(poll) => poll.map(|result| result.map_err(Failure::Error)),
-            Err(panic) => Poll::Ready(Err(Failure::Panic(panic_text(&*panic)))),
-        }
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("of no text").to_owned()
 }

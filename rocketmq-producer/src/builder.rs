@@ -1,5 +1,6 @@
-use crate::{Error, Producer, ProducerConfig};
-use rocketmq_common::Client;
+use crate::{Error, Producer, ProducerConfig, TransactionState, transaction::Checker};
+use rocketmq_common::{Client, StoredMessage};
+use std::future::Future;
 
 /// Wires a producer up; made by [`Producer::builder`].
 #[derive(Debug)]
@@ -8,6 +9,7 @@ pub struct ProducerBuilder {
     pub(crate) group: String,
     pub(crate) name_servers: Vec<String>,
     pub(crate) client: Option<Client>,
+    pub(crate) checker: Option<Checker>,
     pub(crate) config: ProducerConfig,
 }
 
@@ -21,6 +23,17 @@ impl ProducerBuilder {
     /// How to send. Default: [`ProducerConfig::default`].
     pub fn config(mut self, config: ProducerConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Answers brokers that ask what became of a half message of this group, sent by this producer or by another one.
+    /// A check that panics counts as [`TransactionState::Unknown`]: the broker asks again. A few run at once.
+    pub fn transaction_checker<F, C>(mut self, checker: F) -> Self
+    where
+        F: Fn(StoredMessage) -> C + Send + Sync + 'static,
+        C: Future<Output = TransactionState> + Send + 'static,
+    {
+        self.checker = Some(Checker::new(checker));
         self
     }
 

@@ -42,6 +42,12 @@ pub enum Error {
         /// The unique id.
         message_id: String,
     },
+    /// The producer has no transaction checker, without which transactions may stay open.
+    #[error("a producer without a transaction checker cannot send in transactions")]
+    NoChecker,
+    /// The message of a transaction has a delay, which brokers do not combine.
+    #[error("a message of a transaction cannot be delayed")]
+    DelayedTransaction,
     /// Every attempt failed.
     #[error(transparent)]
     NotSent(#[from] Box<NotSent>),
@@ -119,6 +125,8 @@ impl Error {
             | Self::BadSelection { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
+            | Self::NoChecker
+            | Self::DelayedTransaction
             | Self::ShutDown
             | Self::Unfinished { .. } => false,
         }
@@ -136,6 +144,8 @@ impl Error {
             | Self::BadSelection { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
+            | Self::NoChecker
+            | Self::DelayedTransaction
             | Self::ShutDown => false,
         }
     }

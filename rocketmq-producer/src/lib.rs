@@ -27,6 +27,7 @@ mod producer;
 mod recall;
 mod receipt;
 mod select;
+mod transaction;
 
 pub use builder::ProducerBuilder;
 pub use config::ProducerConfig;
@@ -38,6 +39,7 @@ pub use rocketmq_common::{
     ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, compress::Compression,
 };
 pub use select::Select;
+pub use transaction::{TransactionReceipt, TransactionState};
 
 /// The README, so that its code is compiled.
 #[cfg(doctest)]

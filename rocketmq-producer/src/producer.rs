@@ -1,4 +1,8 @@
-use crate::{Error, PendingReceipt, ProducerBuilder, ProducerConfig, Select, SendReceipt, select::RoundRobin};
+use crate::{
+    Error, PendingReceipt, ProducerBuilder, ProducerConfig, Select, SendReceipt,
+    select::RoundRobin,
+    transaction::{CHECKS_WAITING, answer_checks},
+};
 use rocketmq_common::{
     Client, Message,
     message::names,
@@ -10,14 +14,26 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::time::timeout;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 /// Sends messages of one producer group. A cheap handle: clone it, and send from as many tasks as you like.
 ///
 /// [`shutdown`](Self::shutdown) lets sends under way finish; dropping the last handle stops everything at once.
 #[derive(Clone, Debug)]
-pub struct Producer(Arc<Shared>);
+pub struct Producer(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.stopped.cancel();
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -28,7 +44,11 @@ pub(crate) struct Shared {
     template: Arc<str>,
     /// Whether the client is ours to shut down.
     owns_client: bool,
+    pub(crate) has_checker: bool,
     sends: TaskTracker,
+    /// The tasks that answer checks.
+    pub(crate) tasks: TaskTracker,
+    stopped: CancellationToken,
     shut_down: AtomicBool,
 }
 
@@ -39,12 +59,13 @@ impl Producer {
             group: group.into(),
             name_servers: Vec::new(),
             client: None,
+            checker: None,
             config: ProducerConfig::default(),
         }
     }
 
     pub(crate) async fn start(builder: ProducerBuilder) -> Result<Self, Error> {
-        let ProducerBuilder { group, name_servers, client, config } = builder;
+        let ProducerBuilder { group, name_servers, client, checker, config } = builder;
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         config.check()?;
         let owns_client = client.is_none();
@@ -53,18 +74,33 @@ impl Producer {
             None => Client::start(name_servers, config.client.clone()).await?,
         };
         let group: Arc<str> = group.into();
-        client.register_producer(&group)?;
+        let (check, checks) = mpsc::channel(CHECKS_WAITING);
+        client.register_producer(&group, checker.is_some().then_some(check))?;
         tracing::info!(%group, client = %client.id(), "producer started");
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             client,
             config,
             next: RoundRobin::beginning_at(random_below(1 << 20)),
             group,
             template: names::AUTO_CREATE_TOPIC.into(),
             owns_client,
+            has_checker: checker.is_some(),
             sends: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
             shut_down: AtomicBool::new(false),
-        })))
+        });
+        if let Some(checker) = checker {
+            let stopped = shared.stopped.clone();
+            let answering = answer_checks(shared.clone(), checker, checks, stopped.clone());
+            shared.tasks.spawn(async move {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = answering => {}
+                }
+            });
+        }
+        Ok(Self(Arc::new(Handle(shared))))
     }
 
     /// Sends a message and awaits the broker's word that it is stored.
@@ -128,7 +164,7 @@ impl Producer {
         let under_way = self.under_way()?;
         let mut delivery = self.shared().prepare(message, select).await?;
         let queued = delivery.queue(self.shared()).await?;
-        Ok(PendingReceipt::new(self.0.clone(), delivery, queued, under_way))
+        Ok(PendingReceipt::new(self.shared().clone(), delivery, queued, under_way))
     }
 
     /// Hands a message over without asking for an answer: the fastest way, and the only one that can lose a message
@@ -172,6 +208,9 @@ impl Producer {
         shared.sends.close();
         let drained = timeout(deadline.remaining(), shared.sends.wait()).await;
         let sends = shared.sends.len();
+        shared.stopped.cancel();
+        shared.tasks.close();
+        shared.tasks.wait().await;
         shared.client.unregister_producer(&shared.group).await;
         if shared.owns_client {
             shared.client.shutdown(deadline.at_least(CLOSING)).await;
@@ -182,22 +221,22 @@ impl Producer {
 
     /// The producer group.
     pub fn group(&self) -> &str {
-        &self.0.group
+        &self.shared().group
     }
 
     /// The client this producer sends by.
     pub fn client(&self) -> &Client {
-        &self.0.client
+        &self.shared().client
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.0
+        &self.0.0
     }
 
     /// Counts a send as under way, unless there are to be no more.
     pub(crate) fn under_way(&self) -> Result<TaskTrackerToken, Error> {
-        let token = self.0.sends.token();
-        if self.0.shut_down.load(Ordering::Acquire) { Err(Error::ShutDown) } else { Ok(token) }
+        let token = self.shared().sends.token();
+        if self.shared().shut_down.load(Ordering::Acquire) { Err(Error::ShutDown) } else { Ok(token) }
     }
 }
 

@@ -1,12 +1,12 @@
 use crate::{
-    Error,
-    protocol::{ConsumerData, ProducerData},
+    Error, StoredMessage,
+    protocol::{CheckTransactionState, ConsumerData, ProducerData},
 };
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// The groups this client is in: what its heartbeats say.
 #[derive(Debug, Default)]
@@ -14,8 +14,19 @@ pub(super) struct Members(Mutex<Groups>);
 
 #[derive(Debug, Default)]
 struct Groups {
-    producers: Vec<Arc<str>>,
+    producers: BTreeMap<Arc<str>, Option<mpsc::Sender<TransactionCheck>>>,
     consumers: BTreeMap<String, Consumer>,
+}
+
+/// A broker's question what became of a half message, for the producer group that sent it.
+#[derive(Debug)]
+pub struct TransactionCheck {
+    /// The half message.
+    pub message: StoredMessage,
+    /// What to answer with.
+    pub request: CheckTransactionState,
+    /// Where the question came from, and the answer goes.
+    pub addr: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -25,13 +36,30 @@ struct Consumer {
 }
 
 impl Members {
-    pub(super) fn add_producer(&self, group: &Arc<str>) -> Result<(), Error> {
+    pub(super) fn add_producer(
+        &self,
+        group: &Arc<str>,
+        checks: Option<mpsc::Sender<TransactionCheck>>,
+    ) -> Result<(), Error> {
         let mut groups = self.groups();
-        if groups.producers.contains(group) {
+        if groups.producers.contains_key(group) {
             return Err(TAKEN);
         }
-        groups.producers.push(group.clone());
+        groups.producers.insert(group.clone(), checks);
         Ok(())
+    }
+
+    /// Hands a check to the producer group it is for. One that cannot be taken now is asked again by the broker.
+    pub(super) fn check(&self, group: &str, check: TransactionCheck) {
+        let message_id = check.message.message_id().into_owned();
+        let groups = self.groups();
+        let taken = match groups.producers.get(group) {
+            Some(Some(checks)) => checks.try_send(check).is_ok(),
+            _ => false,
+        };
+        if !taken {
+            tracing::warn!(group, message_id, "transaction check not taken: no checker, or too many checks wait");
+        }
     }
 
     pub(super) fn add_consumer(&self, data: ConsumerData, changed: Arc<Notify>) -> Result<(), Error> {
@@ -50,7 +78,7 @@ impl Members {
     }
 
     pub(super) fn remove_producer(&self, group: &str) {
-        self.groups().producers.retain(|known| **known != *group);
+        self.groups().producers.remove(group);
     }
 
     pub(super) fn remove_consumer(&self, group: &str) {
@@ -74,7 +102,7 @@ impl Members {
 
     pub(super) fn heartbeat_data(&self) -> (Vec<ProducerData>, Vec<ConsumerData>) {
         let groups = self.groups();
-        let producers = groups.producers.iter().map(|group| ProducerData { group_name: group.to_string() });
+        let producers = groups.producers.keys().map(|group| ProducerData { group_name: group.to_string() });
         let consumers = groups.consumers.values().map(|consumer| consumer.data.clone());
         (producers.collect(), consumers.collect())
     }
