@@ -26,7 +26,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
@@ -177,14 +177,13 @@ impl Connection {
             return Err(Error::NoRoom { addr: self.addr().clone(), code: R::CODE });
         }
         let (outcome, receiver) = oneshot::channel();
-        let waiting = Waiting { outcome, sent, deadline };
+        let waiting = Waiting { outcome, sent, deadline, _permit: Some(call) };
         command.opaque = shared.enter(waiting).map_err(|cause| self.closed(cause, false))?;
         // From here on, dropping the reply takes the call out of the table again.
         let reply = PendingReply {
             connection: self.clone(),
             opaque: command.opaque,
             receiver,
-            _call: call,
             done: false,
             request: PhantomData,
         };
@@ -339,7 +338,6 @@ pub struct PendingReply<R: Request> {
     connection: Connection,
     opaque: i32,
     receiver: oneshot::Receiver<Outcome>,
-    _call: OwnedSemaphorePermit,
     done: bool,
     request: PhantomData<fn() -> R>,
 }

@@ -5,7 +5,10 @@ use std::{
     mem,
     sync::Arc,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 
 /// The calls that wait for an answer, by opaque; or why there can be none.
 ///
@@ -24,6 +27,9 @@ pub(super) struct Waiting {
     pub(super) outcome: oneshot::Sender<Outcome>,
     pub(super) sent: Instant,
     pub(super) deadline: Instant,
+    /// Goes back when the answer comes, not when somebody looks at it: replies that nobody has awaited yet do not keep
+    /// others from asking.
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How a call ended.
@@ -143,7 +149,7 @@ mod tests {
 
     fn waiting(deadline: Instant) -> (Waiting, oneshot::Receiver<Outcome>) {
         let (outcome, receiver) = oneshot::channel();
-        (Waiting { outcome, sent: deadline, deadline }, receiver)
+        (Waiting { outcome, sent: deadline, deadline, _permit: None }, receiver)
     }
 
     #[test]
