@@ -13,7 +13,7 @@ pub struct ClientConfig {
     pub route_refresh_interval: Duration,
     /// How often brokers are told that this client lives. Default 30 s; they forget a client after 120 s.
     pub heartbeat_interval: Duration,
-    /// How long a name server may leave a look-up unanswered before the next one is asked too. Default 800 ms.
+    /// How long a name server may leave a look-up unanswered before the next one is asked too. Default 500 ms.
     pub name_server_patience: Duration,
     /// The part of the client id after the `@`. Default: one that is unique in the world, made of the process id and a
     /// random number. Two clients with the same id in a group lose messages, so set it only with care.
@@ -28,7 +28,7 @@ impl Default for ClientConfig {
             request_timeout: Duration::from_secs(3),
             route_refresh_interval: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(30),
-            name_server_patience: Duration::from_millis(800),
+            name_server_patience: Duration::from_millis(500),
             instance_name: None,
             connection: ConnectionOptions::default(),
         }
