@@ -39,6 +39,8 @@ pub(crate) struct Delivery<R> {
     pub(crate) deadline: Deadline,
     /// The queue that was chosen for it, where one was.
     chosen: Option<MessageQueue>,
+    /// The route as it was looked up for the first attempt.
+    route: Option<Arc<TopicRoute>>,
     failed: Vec<FailedAttempt>,
 }
 
@@ -55,12 +57,18 @@ pub(crate) struct Target {
 
 impl<R: Store> Delivery<R> {
     pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
-        Self { topic, message_id, request, body, deadline, chosen: None, failed: Vec::new() }
+        Self { topic, message_id, request, body, deadline, chosen: None, route: None, failed: Vec::new() }
     }
 
     /// The same, for one queue and no other.
     pub(crate) fn to(mut self, queue: Option<MessageQueue>) -> Self {
         self.chosen = queue;
+        self
+    }
+
+    /// The same, by a route that is known already.
+    pub(crate) fn by(mut self, route: Option<Arc<TopicRoute>>) -> Self {
+        self.route = route;
         self
     }
 
@@ -106,7 +114,10 @@ impl<R: Store> Delivery<R> {
     async fn aim(&mut self, producer: &Shared) -> Result<Target, Error> {
         loop {
             let started = Instant::now();
-            let route = producer.route(&self.topic, self.deadline).await?;
+            let route = match self.route.take() {
+                Some(route) => route,
+                None => producer.route(&self.topic, self.deadline).await?,
+            };
             let failed_broker = self.failed.last().map(|attempt| attempt.broker_name.clone());
             let queue = match &self.chosen {
                 Some(queue) => Some(queue),

@@ -1,7 +1,7 @@
 use crate::{BatchReceipt, Error, Producer, attempt::Delivery};
 use bytes::BytesMut;
 use rocketmq_common::{
-    Message,
+    Message, MessageError,
     message::{check_batch, encode_batch},
     protocol::SendBatchMessage,
     remote::Deadline,
@@ -25,9 +25,13 @@ impl Producer {
         let _under_way = self.under_way()?;
         let shared = self.shared();
         let mut messages = messages;
-        let ids: Vec<String> = messages.iter_mut().map(crate::prepare::ensure_unique_id).collect();
         check_batch(&messages, shared.config.max_message_bytes)?;
-        let mut body = BytesMut::new();
+        let ids: Vec<String> = messages.iter_mut().map(crate::prepare::ensure_unique_id).collect();
+        let size = messages.iter().map(|message| message.body().len() + message.properties().len() + ITEM_BYTES).sum();
+        if size > shared.config.max_message_bytes {
+            return Err(MessageError::BodyTooLarge { size, max: shared.config.max_message_bytes }.into());
+        }
+        let mut body = BytesMut::with_capacity(size);
         encode_batch(&messages, &mut body)?;
         let topic: Arc<str> = messages.first().map_or("", Message::topic).into();
         let mut header = shared.header(topic.clone());
@@ -39,3 +43,6 @@ impl Producer {
         Ok(BatchReceipt::new(ids, queue, answer))
     }
 }
+
+/// What the layout of a batch adds to an item's body and properties.
+const ITEM_BYTES: usize = 22;

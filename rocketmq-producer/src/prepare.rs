@@ -20,15 +20,21 @@ impl Shared {
         message.validate(self.config.max_message_bytes)?;
         let deadline = Deadline::after(self.config.send_timeout);
         let message_id = ensure_unique_id(&mut message);
-        let topic: Arc<str> = match self.client.known_route(message.topic()) {
+        let mut route = self.client.known_route(message.topic());
+        let topic: Arc<str> = match &route {
             Some(route) => route.topic().clone(),
             None => message.topic().into(),
         };
         let select = select.or_else(|| message.properties().sharding_key().map(Select::hash));
         let chosen = match select {
             Some(select) => {
-                let route = self.route(&topic, deadline).await?;
-                Some(select.choose(route.write_queues(), &message)?)
+                let known = match route.take() {
+                    Some(route) => route,
+                    None => self.route(&topic, deadline).await?,
+                };
+                let queue = select.choose(known.write_queues(), &message)?;
+                route = Some(known);
+                Some(queue)
             }
             None => None,
         };
@@ -42,7 +48,7 @@ impl Shared {
             _ => message.body().clone(),
         };
         request.properties = Some(mem::take(message.properties_mut()).into_string());
-        Ok(Delivery::new(topic, message_id, request, body, deadline).to(chosen))
+        Ok(Delivery::new(topic, message_id, request, body, deadline).to(chosen).by(route))
     }
 
     /// The route by which to send to a topic.

@@ -43,7 +43,7 @@ pub struct ConnectionOptions {
     /// in Java.
     pub max_calls: usize,
     /// Most bytes that wait to be written; a further call waits for room until its deadline. A frame larger than that
-    /// waits until it is alone. Default 32 MiB.
+    /// waits until it is alone. Default 4 MiB.
     pub max_queued_bytes: usize,
     /// Whether heads are written in the binary layout rather than as JSON. Default false. Codes beyond 16 bits travel
     /// as JSON all the same; either is read.
@@ -58,7 +58,7 @@ impl Default for ConnectionOptions {
             connect_timeout: Duration::from_secs(3),
             max_frame_bytes: MAX_FRAME_BYTES,
             max_calls: 65_535,
-            max_queued_bytes: 32 * 1024 * 1024,
+            max_queued_bytes: 4 * 1024 * 1024,
             binary_head: false,
             silence: Duration::from_secs(5),
         }

@@ -56,10 +56,12 @@ impl ExtFields {
 
     /// Adds a pair whose value `write` appends as UTF-8; `None`, with the pair in an unknown state, where that gives
     /// up or the pair is too long.
-    pub(crate) fn push_with(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<()> {
+    ///
+    /// `name` is UTF-8: it comes out of a head that has been checked as a whole.
+    pub(crate) fn push_with(&mut self, name: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<()> {
         let buffer = self.own();
         buffer.extend_from_slice(&i16::try_from(name.len()).ok()?.to_be_bytes());
-        buffer.extend_from_slice(name.as_bytes());
+        buffer.extend_from_slice(name);
         let length_at = buffer.len();
         buffer.extend_from_slice(&[0; 4]);
         write(buffer)?;
@@ -82,6 +84,12 @@ impl ExtFields {
             // Entries come in through `push`, `push_with` and `from_frame` only, and nothing but UTF-8 does.
             Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
         })
+    }
+
+    /// The pairs, with values that are text once somebody wants them: a header reads a few of many fields.
+    #[doc(hidden)]
+    pub fn iter_raw(&self) -> impl Iterator<Item = (&str, RawValue<'_>)> {
+        self.iter_bytes().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, RawValue(value))))
     }
 
     /// Whether there are none.
@@ -115,6 +123,18 @@ impl ExtFields {
             Buffer::Own(bytes) => bytes,
             Buffer::Frame(_) => unreachable!("made own above"),
         }
+    }
+}
+
+/// A value that has not been looked at.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawValue<'a>(&'a [u8]);
+
+impl<'a> RawValue<'a> {
+    /// The value; it is UTF-8 as all that gets into ext fields.
+    pub fn text(self) -> Option<&'a str> {
+        std::str::from_utf8(self.0).ok()
     }
 }
 

@@ -37,5 +37,5 @@ pub use command::{Command, VERSION};
 pub use connection::{Connection, ConnectionOptions, Incoming, PendingReply, Processors};
 pub use deadline::Deadline;
 pub use error::{CloseCause, DecodeError, EncodeError, Error, FieldError, JsonError};
-pub use fields::{ExtFields, Field};
+pub use fields::{ExtFields, Field, RawValue};
 pub use request::{Answer, Body, Header, Json, Reply, Request};

@@ -172,14 +172,16 @@ macro_rules! header {
 
             #[allow(unused_variables, clippy::allow_attributes, reason = "a header may have no fields")]
             fn read(fields: &$crate::ExtFields) -> ::std::result::Result<Self, $crate::FieldError> {
-                $(let mut $field = ::std::option::Option::None;)*
-                for (name, text) in fields.iter() {
+                $(let mut $field = ::std::option::Option::None::<$crate::RawValue<'_>>;)*
+                for (name, value) in fields.iter_raw() {
                     match name {
-                        $($wire => $field = ::std::option::Option::Some(text),)*
+                        $($wire => $field = ::std::option::Option::Some(value),)*
                         _ => {}
                     }
                 }
-                ::std::result::Result::Ok(Self { $($field: $crate::Field::get($wire, $field)?),* })
+                ::std::result::Result::Ok(Self {
+                    $($field: $crate::Field::get($wire, $field.and_then(|value| value.text()))?),*
+                })
             }
         }
     };

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -28,6 +28,8 @@ pub struct UniqueIdGenerator {
     /// within the same ms is one more, and where the counter is used up the carry goes into the time, which then
     /// runs ahead of the clock. So a clock that is set back does no harm either.
     last: AtomicU64,
+    /// The process id, as it was when the time last moved on.
+    pid: AtomicU32,
 }
 
 impl UniqueIdGenerator {
@@ -36,7 +38,12 @@ impl UniqueIdGenerator {
         let random = RandomState::new().hash_one(std::process::id());
         let [a, b, c, d, e, f, ..] = random.to_be_bytes();
         let counter = u16::from_be_bytes([e, f]);
-        Self { ip, discriminator: u32::from_be_bytes([a, b, c, d]), last: AtomicU64::new(counter.into()) }
+        Self {
+            ip,
+            discriminator: u32::from_be_bytes([a, b, c, d]),
+            last: AtomicU64::new(counter.into()),
+            pid: AtomicU32::new(std::process::id()),
+        }
     }
 
     /// Returns the generator of this process, made on first use with [`local_ip`].
@@ -48,12 +55,17 @@ impl UniqueIdGenerator {
     /// Makes an id: 32 characters, or 56 where the address is one of IPv6.
     pub fn next(&self) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Asked each time: a fork has the same memory and another process id.
-        self.make(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), std::process::id())
+        self.make(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), std::process::id)
     }
 
-    fn make(&self, now_ms: u64, pid: u32) -> String {
-        let (ms, counter) = self.advance(now_ms);
+    fn make(&self, now_ms: u64, process_id: impl FnOnce() -> u32) -> String {
+        let (ms, counter, time_moved) = self.advance(now_ms);
+        // A fork has the same memory and another process id. It is asked for, which is a system call, once a
+        // millisecond: no fork gets to its first id within the millisecond of its parent's last one.
+        let pid = if time_moved { process_id() } else { self.pid.load(Ordering::Relaxed) };
+        if time_moved {
+            self.pid.store(pid, Ordering::Relaxed);
+        }
         let (month, ms_of_month) = month_of(ms);
         let [pid_a, pid_b, pid_c, pid_d] = pid.to_be_bytes();
         // The id has room for half of the process id and for a time that starts again each month. What is cut off
@@ -69,8 +81,8 @@ impl UniqueIdGenerator {
         id.as_str().to_owned()
     }
 
-    /// Takes the next pair of time and counter.
-    fn advance(&self, now_ms: u64) -> (u64, u16) {
+    /// Takes the next pair of time and counter; the last value tells whether the time is another one than before.
+    fn advance(&self, now_ms: u64) -> (u64, u16, bool) {
         let step = |last: u64| {
             let next = last.wrapping_add(1);
             let at_now = (now_ms << 16) | (next & 0xFFFF);
@@ -82,7 +94,7 @@ impl UniqueIdGenerator {
             match self.last.compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
                     let [.., high, low] = next.to_be_bytes();
-                    return (next >> 16, u16::from_be_bytes([high, low]));
+                    return (next >> 16, u16::from_be_bytes([high, low]), next >> 16 != last >> 16);
                 }
                 Err(other) => last = other,
             }
@@ -242,10 +254,15 @@ mod tests {
 
     #[test]
     fn an_id_is_laid_out_as_in_java() {
-        let ids = UniqueIdGenerator { ip: IP, discriminator: 0x1234_5678, last: AtomicU64::new(0x0006) };
+        let ids = UniqueIdGenerator {
+            ip: IP,
+            discriminator: 0x1234_5678,
+            last: AtomicU64::new(0x0006),
+            pid: AtomicU32::new(0),
+        };
         let (month, _) = month_of(MARCH_2024);
-        ids.make(MARCH_2024 + 0xABCD, 0x4321);
-        let id = ids.make(MARCH_2024 + 0xABCD, 0x4321);
+        ids.make(MARCH_2024 + 0xABCD, || 0x4321);
+        let id = ids.make(MARCH_2024 + 0xABCD, || 0x4321);
         assert_eq!(id, format!("7F0000014321{:08X}0000ABCD0008", 0x1234_5678 + month));
         let v6 = UniqueIdGenerator::new(Ipv6Addr::LOCALHOST.into()).next();
         assert_eq!(v6.len(), 56);
@@ -267,22 +284,22 @@ mod tests {
     #[test]
     fn more_ids_than_the_counter_holds_stay_unique_within_one_millisecond() {
         let ids = UniqueIdGenerator::new(IP);
-        let made: HashSet<_> = (0..200_000).map(|_| ids.make(MARCH_2024, 7)).collect();
+        let made: HashSet<_> = (0..200_000).map(|_| ids.make(MARCH_2024, || 7)).collect();
         assert_eq!(made.len(), 200_000);
     }
 
     #[test]
     fn a_clock_set_back_repeats_nothing() {
         let ids = UniqueIdGenerator::new(IP);
-        let made: HashSet<_> = (0..300).map(|n| ids.make(MARCH_2024 + 100 - n % 100, 7)).collect();
+        let made: HashSet<_> = (0..300).map(|n| ids.make(MARCH_2024 + 100 - n % 100, || 7)).collect();
         assert_eq!(made.len(), 300);
     }
 
     #[test]
     fn a_fork_and_a_later_month_make_other_ids() {
         let make = |ms, pid| {
-            let ids = UniqueIdGenerator { ip: IP, discriminator: 9, last: AtomicU64::new(0) };
-            ids.make(ms, pid)
+            let ids = UniqueIdGenerator { ip: IP, discriminator: 9, last: AtomicU64::new(0), pid: AtomicU32::new(0) };
+            ids.make(ms, || pid)
         };
         let april = MARCH_2024 + 31 * DAY_MS;
         let made = [make(MARCH_2024, 7), make(MARCH_2024, 8), make(MARCH_2024, 0x1_0007), make(april, 7)];

@@ -133,7 +133,7 @@ impl<'a> Scan<'a> {
         }
         let mut fields = ExtFields::with_capacity(self.length.min(self.rest.len() + FIELD_SLACK));
         loop {
-            let name = str::from_utf8(self.plain()?).ok()?;
+            let name = self.plain()?;
             self.expect(b':')?;
             fields.push_with(name, |out| self.text_into(out))?;
             match self.next()? {

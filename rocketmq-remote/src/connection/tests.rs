@@ -207,7 +207,8 @@ async fn an_earlier_deadline_than_the_ones_before_is_kept() {
 /// A look for expired calls passes over all that wait.
 #[tokio::test(start_paused = true)]
 async fn with_very_many_calls_in_flight_expired_ones_are_collected_for_some_milliseconds() {
-    let (connection, _peer) = pair();
+    let options = ConnectionOptions { max_queued_bytes: 32 * 1024 * 1024, ..Default::default() };
+    let (connection, _peer) = pair_with(options, Processors::new(), 64 * 1024);
     let mut held = Vec::new();
     for number in 0..30_000 {
         held.push(connection.call_async(&Ask { number }, Bytes::new(), within(60 * SECOND)).await.unwrap());
