@@ -53,7 +53,12 @@ async fn run() -> anyhow::Result<()> {
     let consumer = PushConsumer::builder(options.group)
         .name_servers([&name_server])
         .subscribe(&options.topic, Filter::tags(options.tags))
-        .config(PushConfig { concurrency: 8, start_at: StartAt::First, max_reconsume_times: 3, ..PushConfig::default() })
+        .config(PushConfig {
+            concurrency: 8,
+            start_at: StartAt::First,
+            max_reconsume_times: 3,
+            ..PushConfig::default()
+        })
         .listener(move |message: StoredMessage| {
             let done = done.clone();
             async move {
