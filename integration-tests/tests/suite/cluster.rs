@@ -1,6 +1,7 @@
 //! A cluster to test against, whichever it is.
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use rocketmq_common::{
     Client, ClientConfig, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records},
@@ -50,7 +51,7 @@ enum Servers {
 impl Cluster {
     /// A dev broker of one's own, whose delay levels are short.
     pub(crate) async fn embedded() -> Result<Self> {
-        let dev = DevCluster::builder().delay_levels([DEV_DELAY; 18]).start().await?;
+        let dev = DevCluster::builder().delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?;
         Ok(Self::of(dev))
     }
 
@@ -152,13 +153,25 @@ impl Cluster {
 
     /// All that is stored under a topic, pulled without a group; nothing where there is no such topic.
     pub(crate) async fn stored(&self, topic: &str) -> Result<Vec<StoredMessage>> {
+        let mut messages = Vec::new();
+        for (queue, records) in self.stored_records(topic).await? {
+            for message in decode_records(records, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
+                messages.push(message?);
+            }
+        }
+        Ok(messages)
+    }
+
+    /// As [`stored`](Self::stored), as brokers send it: records one after the other, bodies compressed as they were
+    /// sent.
+    pub(crate) async fn stored_records(&self, topic: &str) -> Result<Vec<(MessageQueue, Bytes)>> {
         let client = self.client().await?;
         let topic: Arc<str> = topic.into();
         let route = match client.route(&topic).await {
             Err(rocketmq_common::Error::TopicNotFound { .. }) => return Ok(Vec::new()),
             route => route?,
         };
-        let mut messages = Vec::new();
+        let mut records = Vec::new();
         for queue in route.read_queues() {
             let addr = client.master(&queue.broker_name)?;
             let (mut next, end) = (client.min_offset(queue).await?, client.max_offset(queue).await?);
@@ -166,15 +179,13 @@ impl Cluster {
                 let request = pull_everything(queue, next);
                 let answer = client.pull_message(&addr, &request, Deadline::after(SOON)).await?;
                 if answer.code == ResponseCode::SUCCESS {
-                    for message in decode_records(answer.body, &topic, &queue.broker_name, DecodeLimits::default()) {
-                        messages.push(message?);
-                    }
+                    records.push((queue.clone(), answer.body));
                 }
                 ensure!(answer.header.next_begin_offset > next, "{queue} does not get beyond {next} of {end}");
                 next = answer.header.next_begin_offset;
             }
         }
-        Ok(messages)
+        Ok(records)
     }
 
     /// Ends the broker without a warning, if it is a real one.
@@ -232,7 +243,8 @@ impl Cluster {
     }
 }
 
-fn pull_everything(queue: &MessageQueue, offset: i64) -> PullMessage {
+/// A pull from an offset on, without a group's filter.
+pub(crate) fn pull_everything(queue: &MessageQueue, offset: i64) -> PullMessage {
     PullMessage {
         consumer_group: "readers".into(),
         topic: queue.topic.clone(),
@@ -255,5 +267,7 @@ pub(crate) fn random_name(start: &str) -> String {
     format!("{start}-{:016x}", RandomState::new().build_hasher().finish())
 }
 
+/// How often the dev broker asks what became of half messages.
+pub(crate) const DEV_CHECK: Duration = Duration::from_millis(200);
 /// How long the dev broker delays what comes back to a group.
 pub(crate) const DEV_DELAY: Duration = Duration::from_millis(100);

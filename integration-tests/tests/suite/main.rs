@@ -12,8 +12,11 @@ mod real_clusters;
 mod trials;
 mod wait;
 
+mod calls;
+mod compressed;
 mod consume;
 mod consuming_faults;
+mod delayed;
 mod group;
 mod lifecycle;
 mod limits;
@@ -22,9 +25,11 @@ mod outage;
 mod refusals;
 mod restart;
 mod retry;
+mod select;
 mod send;
 mod sending_faults;
 mod shutdown;
+mod transaction;
 
 use libtest_mimic::Arguments;
 use real_clusters::RealClusters;
@@ -32,8 +37,8 @@ use std::{process::ExitCode, sync::Arc};
 use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
 
-/// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, or `alone`, on a
-/// cluster whose servers the scenario may stop.
+/// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
+/// cluster whose servers the scenario may stop, or `since_5`, on both where the real one knows timer messages.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -43,6 +48,12 @@ fn scenarios() -> Vec<Scenario> {
         both retry::a_listener_that_fails_twice_succeeds_the_third_time,
         both retry::what_always_fails_ends_among_the_dead_letters,
         both retry::a_listener_that_panics_gets_the_message_again,
+        both transaction::a_checker_that_panics_is_asked_again,
+        both transaction::the_checker_decides_what_the_step_left_open,
+        both transaction::another_producer_of_the_group_is_asked,
+        both transaction::groups_of_one_client_do_not_mix,
+        since_5 delayed::a_timer_message_comes_at_its_time,
+        since_5 delayed::a_recalled_message_does_not_come,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         both group::two_then_three_then_one_member_lose_nothing,
         both send::ten_thousand_messages_from_64_callers_arrive_once,
@@ -64,6 +75,19 @@ fn scenarios() -> Vec<Scenario> {
         both consume::several_subscriptions_and_groups_do_not_mix,
         both consume::a_producer_and_a_consumer_can_share_a_client,
         embedded consume::two_clusters_in_one_process_do_not_mix,
+        both select::messages_of_one_key_lie_in_the_queue_java_picks_in_order,
+        both select::a_queue_of_ones_choice_is_the_one,
+        both select::a_choice_that_is_none_sends_nothing,
+        both compressed::zlib_bodies_lie_compressed_and_arrive_whole,
+        both compressed::lz4_bodies_lie_compressed_and_arrive_whole,
+        both compressed::zstd_bodies_lie_compressed_and_arrive_whole,
+        both transaction::a_commit_is_delivered_once_and_a_rollback_never,
+        both transaction::what_cannot_be_decided_is_refused,
+        both delayed::a_delay_level_holds_a_message_back,
+        both calls::messages_are_sent_and_pulled,
+        both calls::offsets_are_found_by_time,
+        both calls::offsets_of_a_group_are_recorded,
+        both calls::members_of_a_group_are_listed,
         embedded consuming_faults::a_pull_nobody_answers_is_given_up,
         embedded consuming_faults::pulls_that_fail_are_made_again,
         embedded consuming_faults::offsets_that_cannot_be_read_or_recorded_are_tried_again,

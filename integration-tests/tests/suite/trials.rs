@@ -17,6 +17,7 @@ use tokio::{runtime::Runtime, time::timeout};
 pub(crate) struct Scenario {
     name: &'static str,
     real: Option<Use>,
+    needs_timers: bool,
     run: Run,
 }
 
@@ -44,6 +45,14 @@ impl Scenario {
         Self::new(name, Some(Use::Alone), run)
     }
 
+    /// One for both clusters that needs timer messages, which brokers know from 5.0 on.
+    pub(crate) fn since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { needs_timers: true, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
     fn new<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
         real: Option<Use>,
@@ -54,7 +63,7 @@ impl Scenario {
             let result = runtime.block_on(limited);
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
-        Self { name, real, run: Arc::new(run) }
+        Self { name, real, needs_timers: false, run: Arc::new(run) }
     }
 }
 
@@ -65,8 +74,14 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         availability.tell();
     }
     let (mut on_dev_broker, mut on_real) = (Vec::new(), Vec::new());
-    for Scenario { name, real, run } in scenarios {
-        on_real.extend(real.map(|real| on_real_one(name, real, &availability, clusters.clone(), run.clone())));
+    let is_old = real::version().starts_with("4.");
+    let too_old = Availability::Ignored {
+        reason: "timer messages need RocketMQ 5".to_owned(),
+        short: "timer messages need RocketMQ 5",
+    };
+    for Scenario { name, real, needs_timers, run } in scenarios {
+        let availability = if needs_timers && is_old { &too_old } else { &availability };
+        on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
         on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
             with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded())?))
         }));

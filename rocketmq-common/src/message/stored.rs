@@ -190,7 +190,7 @@ impl StoredMessage {
         self.property(property::TRANSACTION_ID).or_else(|| if in_transaction() { self.unique_id() } else { None })
     }
 
-    /// Returns the checksum the broker stored of the body as it was sent; see [`DecodeLimits::verify_crc`].
+    /// Returns the checksum the broker stored of the body as it was sent; see [`DecodeLimits::verify_crc`](super::DecodeLimits::verify_crc).
     pub fn body_crc(&self) -> u32 {
         self.body_crc
     }
