@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use rocketmq_dev_broker::DevCluster;
+use rocketmq_examples::{Target, end};
 use rocketmq_producer::{Message, Producer};
 use std::{process::ExitCode, time::Duration};
 use tokio::sync::mpsc;
@@ -14,9 +15,8 @@ use tokio::sync::mpsc;
 /// Consumes a topic.
 #[derive(Parser)]
 struct Options {
-    /// The name server of a running cluster, HOST:PORT. Default: one that is started in this process.
-    #[arg(long)]
-    name_server: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// The topic.
     #[arg(long, default_value = "Example")]
     topic: String,
@@ -30,24 +30,14 @@ struct Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run().await)
 }
 
 async fn run() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
     let options = Options::parse();
-    let cluster = match options.name_server {
-        None => Some(DevCluster::builder().delay_levels(vec![Duration::from_millis(200); 18]).start().await?),
-        Some(_) => None,
-    };
-    let embedded = cluster.as_ref().map(|cluster| cluster.name_server());
-    let name_server = options.name_server.or(embedded).context("no name server")?;
+    let embedded = DevCluster::builder().delay_levels(vec![Duration::from_millis(200); 18]);
+    let (name_server, cluster) = options.target.reach(embedded).await?;
 
     let (done, mut finished) = mpsc::channel(1);
     let consumer = PushConsumer::builder(options.group)

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use rocketmq_dev_broker::DevCluster;
+use rocketmq_examples::{Target, end};
 use rocketmq_producer::{Message, Producer};
 use std::{
     collections::HashSet,
@@ -18,9 +19,8 @@ use tokio::{sync::mpsc, time::timeout};
 /// Sends ten messages and consumes them.
 #[derive(Parser)]
 struct Options {
-    /// The name server of a running cluster, HOST:PORT. Default: one that is started in this process.
-    #[arg(long)]
-    name_server: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// The topic; created by the first message if the cluster allows it.
     #[arg(long, default_value = "Quickstart")]
     topic: String,
@@ -28,23 +28,12 @@ struct Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run().await)
 }
 
 async fn run() -> anyhow::Result<()> {
     let options = Options::parse();
-    let cluster = match options.name_server {
-        None => Some(DevCluster::start().await?),
-        Some(_) => None,
-    };
-    let embedded = cluster.as_ref().map(|cluster| cluster.name_server());
-    let name_server = options.name_server.or(embedded).context("no name server")?;
+    let (name_server, _cluster) = options.target.reach(DevCluster::builder()).await?;
     println!("name server {name_server}");
 
     let producer = Producer::builder("quickstart-producer").name_servers([&name_server]).start().await?;

@@ -2,18 +2,17 @@
 //!
 //! `cargo run --example send [-- --name-server HOST:PORT --topic TOPIC]`
 
-use anyhow::Context;
 use clap::Parser;
 use rocketmq_dev_broker::DevCluster;
+use rocketmq_examples::{Target, end};
 use rocketmq_producer::{Error, Message, Producer, ProducerConfig};
 use std::{process::ExitCode, time::Duration};
 
 /// Sends messages in every way there is.
 #[derive(Parser)]
 struct Options {
-    /// The name server of a running cluster, HOST:PORT. Default: one that is started in this process.
-    #[arg(long)]
-    name_server: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// The topic; created by the first message if the cluster allows it.
     #[arg(long, default_value = "Example")]
     topic: String,
@@ -21,24 +20,13 @@ struct Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run().await)
 }
 
 async fn run() -> anyhow::Result<()> {
     let options = Options::parse();
     let topic = &options.topic;
-    let cluster = match options.name_server {
-        None => Some(DevCluster::start().await?),
-        Some(_) => None,
-    };
-    let embedded = cluster.as_ref().map(|cluster| cluster.name_server());
-    let name_server = options.name_server.or(embedded).context("no name server")?;
+    let (name_server, _cluster) = options.target.reach(DevCluster::builder()).await?;
     let config = ProducerConfig { send_timeout: Duration::from_secs(5), retries: 3, ..ProducerConfig::default() };
     let producer = Producer::builder("example-producer").name_servers([name_server]).config(config).start().await?;
 

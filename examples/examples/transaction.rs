@@ -2,9 +2,9 @@
 //!
 //! `cargo run --example transaction [-- --name-server HOST:PORT --topic TOPIC]`
 
-use anyhow::Context;
 use clap::Parser;
 use rocketmq_dev_broker::DevCluster;
+use rocketmq_examples::{Target, end};
 use rocketmq_producer::{Message, Producer, TransactionState};
 use std::{
     collections::HashMap,
@@ -15,9 +15,8 @@ use std::{
 /// Sends in transactions.
 #[derive(Parser)]
 struct Options {
-    /// The name server of a running cluster, HOST:PORT. Default: one that is started in this process.
-    #[arg(long)]
-    name_server: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// The topic; created by the first message if the cluster allows it.
     #[arg(long, default_value = "ExampleTransaction")]
     topic: String,
@@ -25,23 +24,12 @@ struct Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run().await)
 }
 
 async fn run() -> anyhow::Result<()> {
     let options = Options::parse();
-    let cluster = match options.name_server {
-        None => Some(DevCluster::start().await?),
-        Some(_) => None,
-    };
-    let embedded = cluster.as_ref().map(|cluster| cluster.name_server());
-    let name_server = options.name_server.or(embedded).context("no name server")?;
+    let (name_server, _cluster) = options.target.reach(DevCluster::builder()).await?;
 
     // Stands for the database that the local step writes to, and that a checker looks into.
     let orders = Arc::new(Mutex::new(HashMap::new()));
