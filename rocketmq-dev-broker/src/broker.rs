@@ -4,6 +4,7 @@ use crate::{
     clock::{Clock, millis},
     faults::{Faults, Place},
     groups::{Groups, Notice},
+    halves::Halves,
     handlers::{self, Asked, pull::Pull},
     holds::Holds,
     locks::QueueLocks,
@@ -11,18 +12,20 @@ use crate::{
     offsets::Offsets,
     record::Stored,
     server::{Peers, Service},
+    timers::{TIMER_TOPIC, Timers},
 };
 use bytes::{Bytes, BytesMut};
 use rocketmq_common::{
     message::{
         Record,
         names::{AUTO_CREATE_TOPIC, HALF_TOPIC, SCHEDULE_TOPIC},
-        properties::{lookup, property},
+        properties::{Properties, lookup, property},
     },
     protocol::Permission,
 };
 use rocketmq_remote::Processors;
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -43,6 +46,7 @@ pub(crate) struct BrokerConfig {
     pub(crate) delay_levels: Vec<Duration>,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_store_bytes: usize,
+    pub(crate) transaction_check: Duration,
 }
 
 /// A broker. Its locks are held briefly, never two at a time, and never over an await.
@@ -72,6 +76,10 @@ pub(crate) struct Broker {
 pub(crate) struct Store {
     pub(crate) log: Log,
     pub(crate) holds: Holds<(Asked, Pull)>,
+    /// Messages whose transactions have not ended.
+    pub(crate) halves: Halves,
+    /// Messages to be delivered at a time of their own.
+    pub(crate) timers: Timers,
 }
 
 impl Broker {
@@ -90,6 +98,7 @@ impl Broker {
         }
         log.set_topic(SCHEDULE_TOPIC, TopicConfig::new(i32::try_from(config.delay_levels.len()).unwrap_or(i32::MAX)));
         log.set_topic(HALF_TOPIC, TopicConfig::new(1));
+        log.set_topic(TIMER_TOPIC, TopicConfig::new(1));
         log.set_topic(&format!("{CLUSTER}_REPLY_TOPIC"), TopicConfig::new(1));
         Self {
             place: Place::Broker(name.clone()),
@@ -100,7 +109,12 @@ impl Broker {
             faults,
             tasks,
             stop_all,
-            store: Mutex::new(Store { log, holds: Holds::default() }),
+            store: Mutex::new(Store {
+                log,
+                holds: Holds::default(),
+                halves: Halves::default(),
+                timers: Timers::default(),
+            }),
             groups: Mutex::default(),
             offsets: Mutex::default(),
             locks: Mutex::default(),
@@ -172,7 +186,10 @@ impl Broker {
     fn work(&self) -> Option<Instant> {
         let now_ms = self.clock.now_ms();
         while let Some(record) = self.take_due(now_ms) {
-            self.deliver(&record, now_ms);
+            self.deliver(&record, now_ms, false);
+        }
+        while let Some(record) = self.take_timer(now_ms) {
+            self.deliver(&record, now_ms, true);
         }
         let expired = self.store().holds.take_expired(Instant::now());
         self.answer_held(expired);
@@ -182,7 +199,8 @@ impl Broker {
             let stored_ms = store.log.earliest_ms(SCHEDULE_TOPIC, level - 1)?;
             Some(self.clock.instant(stored_ms.saturating_add(millis(self.delay(level)))))
         });
-        levels.chain(store.holds.next_deadline()).min()
+        let timer = store.timers.next_ms().map(|ms| self.clock.instant(ms));
+        levels.chain(store.holds.next_deadline()).chain(timer).min()
     }
 
     /// A delayed message whose time has come, taken from its level's queue.
@@ -194,9 +212,18 @@ impl Broker {
         })
     }
 
-    /// Puts a delayed message where it was meant to go; it keeps all its properties. Java: `ScheduleMessageService`.
-    fn deliver(&self, record: &Bytes, now_ms: i64) {
+    fn take_timer(&self, now_ms: i64) -> Option<Bytes> {
+        self.store().take_timer(now_ms)
+    }
+
+    /// Puts a delayed message where it was meant to go. It keeps all its properties, but for the target of a timer
+    /// message. Java: `ScheduleMessageService`, `TimerMessageStore`.
+    fn deliver(&self, record: &Bytes, now_ms: i64, is_timer: bool) {
         let delivered = Stored::read(record).and_then(|stored| {
+            let mut properties = Cow::Borrowed(stored.properties);
+            if is_timer {
+                properties = Cow::Owned(without_target(stored.properties).into_string());
+            }
             let topic = lookup(stored.properties, property::REAL_TOPIC)?;
             let queue_id = lookup(stored.properties, property::REAL_QID)?.parse().ok()?;
             let tag_hash = crate::filter::tag_hash(lookup(stored.properties, property::TAGS));
@@ -215,7 +242,7 @@ impl Broker {
                 reconsume_times: stored.reconsume_times,
                 prepared_transaction_offset: stored.prepared_offset,
                 body: stored.body,
-                properties: stored.properties,
+                properties: &properties,
             };
             copy.encode(&mut bytes).ok()?;
             let mut store = self.store();
@@ -239,7 +266,32 @@ pub(crate) struct Woken {
     pub(crate) earlier: bool,
 }
 
+/// The properties of a message without the note where it was meant to go.
+pub(crate) fn without_target(properties: &str) -> Properties {
+    let mut properties = Properties::from(properties.to_owned());
+    properties.remove(property::REAL_TOPIC);
+    properties.remove(property::REAL_QID);
+    properties
+}
+
 impl Store {
+    /// A timer message whose time has come.
+    fn take_timer(&mut self, now_ms: i64) -> Option<Bytes> {
+        let record = loop {
+            let place = self.timers.take_due(now_ms)?;
+            if let Some(record) = self.log.record_at(place) {
+                break record;
+            }
+        };
+        // The log forgets only from the front; this is when the front is known.
+        if self.timers.next_ms().is_none() {
+            if let Some((_, max)) = self.log.bounds(TIMER_TOPIC, 0) {
+                self.log.trim(TIMER_TOPIC, 0, max);
+            }
+        }
+        Some(record)
+    }
+
     /// A message with this tag has been appended.
     pub(crate) fn wake(&mut self, topic: &str, queue_id: i32, tag_hash: i32) -> Woken {
         let (held, earlier) = self.holds.wake(topic, queue_id, tag_hash, || Instant::now() + UNMATCHED_TIME);
@@ -267,6 +319,7 @@ impl Service for Broker {
         *self.locks() = QueueLocks::default();
         tasks.spawn(timer(self.clone(), stop.clone()));
         tasks.spawn(expiry(self.clone(), stop.clone()));
+        tasks.spawn(transactions(self.clone(), stop.clone()));
     }
 }
 
@@ -278,6 +331,16 @@ async fn timer(broker: Arc<Broker>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = broker.earlier.notified() => {}
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+    }
+}
+
+/// Asks what became of half messages.
+async fn transactions(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(broker.config.transaction_check) => handlers::transactions::check(&broker),
         }
     }
 }

@@ -58,6 +58,13 @@ impl DevClusterBuilder {
         self
     }
 
+    /// How often producers are asked what became of half messages, and how old these have to be. Default 30 s.
+    #[must_use]
+    pub fn transaction_check(mut self, interval: Duration) -> Self {
+        self.config.transaction_check = interval.max(Duration::from_millis(1));
+        self
+    }
+
     /// Largest body of a message, or of a batch. Default 4 MiB.
     #[must_use]
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
@@ -125,6 +132,7 @@ impl DevCluster {
             delay_levels: DELAY_LEVELS_S.map(Duration::from_secs).to_vec(),
             max_message_bytes: 4 << 20,
             max_store_bytes: 1 << 30,
+            transaction_check: Duration::from_secs(30),
         };
         DevClusterBuilder { brokers: 1, config }
     }

@@ -118,6 +118,12 @@ impl Groups {
         }
     }
 
+    /// One of the producers of a group, each in its turn.
+    pub(crate) fn producer(&self, group: &str, turn: usize) -> Option<u64> {
+        let members = self.producers.get(group)?;
+        members.get(turn.checked_rem(members.len())?).map(|member| member.connection)
+    }
+
     /// A connection has ended.
     pub(crate) fn drop_connection(&mut self, connection: u64) -> Vec<Notice> {
         self.drop_members(|member| member.connection == connection)

@@ -5,8 +5,10 @@ mod locks;
 mod name_server;
 mod offsets;
 pub(crate) mod pull;
+mod recall;
 mod send;
 mod send_back;
+pub(crate) mod transactions;
 mod view;
 
 pub(crate) use name_server::NameServer;
@@ -176,6 +178,8 @@ fn broker_handler(code: RequestCode) -> Handler {
             Handler::Later(send::send)
         }
         RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE => Handler::Later(pull::pull),
+        RequestCode::END_TRANSACTION => Handler::Later(transactions::end),
+        RequestCode::RECALL_MESSAGE => Handler::Now(recall::recall),
         RequestCode::CONSUMER_SEND_MSG_BACK => Handler::Later(send_back::send_back),
         RequestCode::QUERY_CONSUMER_OFFSET => Handler::Now(offsets::query),
         RequestCode::UPDATE_CONSUMER_OFFSET => Handler::Now(offsets::update),

@@ -27,6 +27,7 @@ mod error;
 mod faults;
 mod filter;
 mod groups;
+mod halves;
 mod handlers;
 mod holds;
 mod locks;
@@ -35,6 +36,7 @@ mod offsets;
 mod protocol;
 mod record;
 mod server;
+mod timers;
 
 pub use cluster::{DevCluster, DevClusterBuilder};
 pub use error::Error;

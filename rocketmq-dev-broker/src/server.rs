@@ -1,7 +1,8 @@
 //! One port: its listener and the connections it accepted.
 
 use crate::Error;
-use rocketmq_common::protocol::NotifyConsumerIdsChanged;
+use bytes::Bytes;
+use rocketmq_common::protocol::{CheckTransactionState, NotifyConsumerIdsChanged};
 use rocketmq_remote::{Connection, ConnectionOptions, Deadline, Processors};
 use std::{
     collections::HashMap,
@@ -36,7 +37,16 @@ enum State {
 
 /// The connections of a running server, by their ids: where to send what the broker has to say.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<HashMap<u64, mpsc::Sender<Arc<str>>>>);
+pub(crate) struct Peers(Mutex<HashMap<u64, mpsc::Sender<Tell>>>);
+
+/// What a broker tells a client unasked.
+#[derive(Debug)]
+enum Tell {
+    /// The members of this consumer group have changed.
+    Changed(Arc<str>),
+    /// What became of this half message?
+    Check(Box<CheckTransactionState>, Bytes),
+}
 
 impl Peers {
     /// Tells clients that the members of a group have changed. A client that has many such notices before it gets no
@@ -44,8 +54,14 @@ impl Peers {
     pub(crate) fn notify(&self, group: &Arc<str>, connections: &[u64]) {
         let peers = self.lock();
         for peer in connections.iter().filter_map(|connection| peers.get(connection)) {
-            let _ = peer.try_send(group.clone());
+            let _ = peer.try_send(Tell::Changed(group.clone()));
         }
+    }
+
+    /// Asks a client what became of a half message; answers whether it is still there to be asked.
+    pub(crate) fn check(&self, connection: u64, check: CheckTransactionState, message: Bytes) -> bool {
+        let peers = self.lock();
+        peers.get(&connection).is_some_and(|peer| peer.try_send(Tell::Check(Box::new(check), message)).is_ok())
     }
 
     /// Whether a connection still stands.
@@ -53,7 +69,7 @@ impl Peers {
         self.lock().contains_key(&connection)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Arc<str>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Tell>>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -182,7 +198,7 @@ fn serve<S: Service>(
 /// Owns a connection until it ends or the server stops.
 async fn keep<S: Service>(
     connection: Connection,
-    mut notices: mpsc::Receiver<Arc<str>>,
+    mut notices: mpsc::Receiver<Tell>,
     service: Arc<S>,
     stop: CancellationToken,
 ) {
@@ -190,9 +206,15 @@ async fn keep<S: Service>(
         tokio::select! {
             () = stop.cancelled() => break connection.close(Deadline::after(CLOSE_TIME)).await,
             () = connection.ended() => break,
-            Some(consumer_group) = notices.recv() => {
-                let notice = NotifyConsumerIdsChanged { consumer_group };
-                if let Err(error) = connection.call_oneway(&notice, (), Deadline::after(NOTICE_TIME)).await {
+            Some(tell) = notices.recv() => {
+                let deadline = Deadline::after(NOTICE_TIME);
+                let told = match tell {
+                    Tell::Changed(consumer_group) => {
+                        connection.call_oneway(&NotifyConsumerIdsChanged { consumer_group }, (), deadline).await
+                    }
+                    Tell::Check(check, message) => connection.call_oneway(&*check, message, deadline).await,
+                };
+                if let Err(error) = told {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a notice was not sent");
                 }
             }

@@ -105,7 +105,11 @@ pub(crate) async fn offsets_are_found_by_time(cluster: &Cluster) -> Result<()> {
         let sent = since_epoch_ms();
         expect_max_offset(&client, &queue, number).await?;
         // The next one is to be stored some milliseconds later.
-        eventually(SOON, async || Ok(ensure!(since_epoch_ms() > sent + 20, "the clock stands still"))).await?;
+        eventually(SOON, async || {
+            ensure!(since_epoch_ms() > sent + 20, "the clock stands still");
+            Ok(())
+        })
+        .await?;
     }
     let stored: Vec<_> = cluster.stored(&queue.topic).await?.iter().map(StoredMessage::store_timestamp_ms).collect();
     let [first, second, third] = stored[..] else { anyhow::bail!("stored at {stored:?}") };
@@ -160,7 +164,8 @@ pub(crate) async fn offsets_of_a_group_are_recorded(cluster: &Cluster) -> Result
     client.update_consumer_offset_oneway(&group, &queue, 6).await?;
     eventually(SOON, async || {
         let recorded = client.consumer_offset(&group, &queue).await?;
-        Ok(ensure!(recorded == Some(6), "recorded was 6, read {recorded:?}"))
+        ensure!(recorded == Some(6), "recorded was 6, read {recorded:?}");
+        Ok(())
     })
     .await?;
     let of_other = client.consumer_offset(&other, &queue).await?;
@@ -180,7 +185,8 @@ pub(crate) async fn members_of_a_group_are_listed(cluster: &Cluster) -> Result<(
         let expected: BTreeSet<_> = expected.iter().copied().map(str::to_owned).collect();
         eventually(SOON, async || {
             let members: BTreeSet<_> = client.consumer_list(&group, &queue.topic).await?.into_iter().collect();
-            Ok(ensure!(members == expected, "the group has the members {members:?}, expected {expected:?}"))
+            ensure!(members == expected, "the group has the members {members:?}, expected {expected:?}");
+            Ok(())
         })
         .await
     };

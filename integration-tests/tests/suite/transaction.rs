@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinSet};
 
 /// What a checker was asked. A handle.
 #[derive(Clone, Default)]
@@ -124,7 +124,11 @@ pub(crate) async fn the_checker_decides_what_the_step_left_open(cluster: &Cluste
     let panicked = panicked.receipt.message_id;
     inbox.has_each_once([&yes, &panicked], SOON).await?;
     // The one that is rolled back is asked about once, and is gone when a later one has come.
-    eventually(SOON, async || Ok(ensure!(!asked.about(&no).is_empty(), "not asked about {no}"))).await?;
+    eventually(SOON, async || {
+        ensure!(!asked.about(&no).is_empty(), "not asked about {no}");
+        Ok(())
+    })
+    .await?;
     let later = send(&producer, Message::new(&topic, "later"), TransactionState::Unknown).await?;
     inbox.has_each_once([&yes, &panicked, &later], SOON).await?;
     for id in [&no, &yes, &panicked, &later] {
@@ -142,7 +146,8 @@ pub(crate) async fn the_checker_decides_what_the_step_left_open(cluster: &Cluste
 pub(crate) async fn a_checker_that_panics_is_asked_again(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic(1).await?;
     let (asked, inbox) = (Asked::default(), Inbox::new());
-    let checker = asked.checker(|_, before| if before == 0 { panic!("{ON_PURPOSE}") } else { TransactionState::Commit });
+    let checker =
+        asked.checker(|_, before| if before == 0 { panic!("{ON_PURPOSE}") } else { TransactionState::Commit });
     let producer = producer(cluster, &random_name("producers")).transaction_checker(checker).start().await?;
     let consumer = consumer(cluster, &topic, &inbox).await?;
     let id = send(&producer, Message::new(&topic, "body"), TransactionState::Unknown).await?;
@@ -166,7 +171,8 @@ pub(crate) async fn another_producer_of_the_group_is_asked(cluster: &Cluster) ->
     let (taken, is_taken) = oneshot::channel();
     let message = Message::new(&topic, "left").unique_id(random_name("left"));
     let left = message.properties().unique_id().unwrap_or_default().to_owned();
-    let sending = tokio::spawn(async move {
+    let mut sending = JoinSet::new();
+    sending.spawn(async move {
         let step = async move |_: Message| {
             let _ = taken.send(());
             std::future::pending().await
@@ -175,8 +181,9 @@ pub(crate) async fn another_producer_of_the_group_is_asked(cluster: &Cluster) ->
     });
     is_taken.await?;
     // With the task the only handle of the first producer goes.
-    sending.abort();
-    ensure!(sending.await.is_err_and(|error| error.is_cancelled()), "a step that never ends has ended");
+    sending.abort_all();
+    let ended = sending.join_next().await;
+    ensure!(matches!(&ended, Some(Err(error)) if error.is_cancelled()), "a step without an end came to {ended:?}");
     inbox.has_each_once([&known, &left], SOON).await?;
     ensure!(asked_second.about(&left).len() == 1, "the second one was not asked");
     consumer.shutdown().await?;

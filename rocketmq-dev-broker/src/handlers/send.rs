@@ -9,8 +9,10 @@ use super::{
 use crate::{
     broker::{Broker, CLUSTER, Woken},
     filter::tag_hash,
+    halves::Half,
     log::{AppendError, Appended, NewRecord, TopicConfig},
     protocol::SendMessageV1,
+    timers::{self, Handle, TIMER_TOPIC},
 };
 use bytes::BytesMut;
 use properties::Facts;
@@ -121,6 +123,7 @@ pub(super) struct NewMessage<'a> {
     pub(super) born_ms: i64,
     pub(super) born_host: SocketAddr,
     pub(super) reconsume_times: i32,
+    pub(super) prepared_offset: i64,
     pub(super) body: &'a [u8],
     pub(super) properties: String,
 }
@@ -135,6 +138,7 @@ fn store_one(broker: &Broker, incoming: &Incoming, header: &mut SendMessage, wok
         born_ms: header.born_timestamp_ms,
         born_host: incoming.peer().unwrap_or(broker.addr),
         reconsume_times: header.reconsume_times.unwrap_or(0),
+        prepared_offset: 0,
         body: &incoming.command().body,
         properties: facts.text,
     };
@@ -153,13 +157,23 @@ fn store_one(broker: &Broker, incoming: &Incoming, header: &mut SendMessage, wok
             message.properties = properties.into_string();
         }
     }
-    let appended = store(broker, message, woken)?;
+    let (appended, timer_ms) = store(broker, message, woken)?;
     let id = OffsetId { host: broker.addr, commit_log_offset: appended.place };
-    Ok(stored(header, id.to_string(), appended, Some(facts.unique_id)))
+    let handle = timer_ms.filter(|_| !names::is_retry_topic(&header.topic)).map(|timer_ms| {
+        let (topic, broker_name) = (header.topic.to_string(), broker.name.to_string());
+        Handle { topic, broker_name, deliver_ms: timer_ms.saturating_add(1), unique_id: facts.unique_id.clone() }
+    });
+    let handle = handle.map(|handle| handle.to_string());
+    Ok(stored(header, id.to_string(), appended, Some(facts.unique_id), handle))
 }
 
-/// Stores a message, keeps it until its delay is over, or puts it where half messages are.
-pub(super) fn store(broker: &Broker, message: NewMessage<'_>, woken: &mut Woken) -> Result<Appended, Refusal> {
+/// Stores a message, keeps it until its delay is over, or puts it where half messages are. Answers also when a timer
+/// message is due.
+pub(super) fn store(
+    broker: &Broker,
+    message: NewMessage<'_>,
+    woken: &mut Woken,
+) -> Result<(Appended, Option<i64>), Refusal> {
     let NewMessage { mut topic, mut queue_id, mut properties, .. } = message;
     let is_half = lookup(&properties, property::TRAN_MSG).is_some_and(|half| half.eq_ignore_ascii_case("true"));
     let level = match lookup(&properties, property::DELAY) {
@@ -171,7 +185,12 @@ pub(super) fn store(broker: &Broker, message: NewMessage<'_>, woken: &mut Woken)
     let level = i32::min(level, broker.max_delay_level());
     let is_delayed = level > 0 && !is_half;
     let mut sys_flag = message.sys_flag;
-    if is_delayed || is_half {
+    let now_ms = broker.clock.now_ms();
+    if is_delayed && timers::is_timer(&properties) {
+        properties = timers::without_timer(properties);
+    }
+    let timer_ms = if is_half { None } else { timers::due_ms(&properties, now_ms).map_err(|_| illegal(broker))? };
+    if is_delayed || is_half || timer_ms.is_some() {
         let mut with_target = Properties::from(properties);
         with_target.set(property::REAL_TOPIC, topic);
         with_target.set(property::REAL_QID, &queue_id.to_string());
@@ -180,13 +199,15 @@ pub(super) fn store(broker: &Broker, message: NewMessage<'_>, woken: &mut Woken)
             with_target.set(property::TRANSACTION_ID, &unique_id);
             sys_flag &= !sys_flag::TRANSACTION_ROLLBACK;
             (topic, queue_id) = (HALF_TOPIC, 0);
+        } else if let Some(timer_ms) = timer_ms {
+            with_target.set(property::TIMER_OUT_MS, &timer_ms.to_string());
+            (topic, queue_id) = (TIMER_TOPIC, 0);
         } else {
             with_target.set(property::DELAY, &level.to_string());
             (topic, queue_id) = (SCHEDULE_TOPIC, level - 1);
         }
         properties = with_target.into_string();
     }
-    let now_ms = broker.clock.now_ms();
     let record = Record {
         topic,
         queue_id,
@@ -199,7 +220,7 @@ pub(super) fn store(broker: &Broker, message: NewMessage<'_>, woken: &mut Woken)
         store_timestamp_ms: now_ms,
         store_host: broker.addr,
         reconsume_times: message.reconsume_times,
-        prepared_transaction_offset: 0,
+        prepared_transaction_offset: message.prepared_offset,
         body: message.body,
         properties: &properties,
     };
@@ -208,13 +229,20 @@ pub(super) fn store(broker: &Broker, message: NewMessage<'_>, woken: &mut Woken)
     let tag_hash = tag_hash(lookup(&properties, property::TAGS));
     let mut store = broker.store();
     let appended = store.log.append(topic, queue_id, NewRecord { bytes, tag_hash }, now_ms).map_err(refused)?;
-    if is_delayed {
+    if is_half {
+        let group = lookup(&properties, property::PGROUP).unwrap_or_default();
+        store.halves.insert(Half::new(group, appended, now_ms));
+    }
+    if let Some(timer_ms) = timer_ms {
+        store.timers.insert(timer_ms, lookup(&properties, property::UNIQ_KEY).unwrap_or_default(), appended.place);
+    }
+    if is_delayed || timer_ms.is_some() {
         drop(store);
         broker.wake_timer();
     } else {
         *woken = store.wake(topic, queue_id, tag_hash);
     }
-    Ok(appended)
+    Ok((appended, timer_ms))
 }
 
 fn refused(error: AppendError) -> Refusal {
@@ -285,7 +313,7 @@ fn store_batch(broker: &Broker, incoming: &Incoming, header: &SendMessage, woken
     drop(store);
     let first = first.ok_or_else(|| Refusal::new(ResponseCode::SYSTEM_ERROR, "the batch is empty"))?;
     let unique_id = lookup(of_batch, property::UNIQ_KEY).map(ToOwned::to_owned);
-    Ok(stored(header, ids, first, unique_id))
+    Ok(stored(header, ids, first, unique_id, None))
 }
 
 fn stored(
@@ -293,6 +321,7 @@ fn stored(
     offset_id: String,
     at: Appended,
     unique_id: Option<String>,
+    recall_handle: Option<String>,
 ) -> rocketmq_remote::Command {
     done().with_header(&Stored {
         offset_id: Some(offset_id),
@@ -300,7 +329,7 @@ fn stored(
         queue_offset: at.queue_offset,
         transaction_id: unique_id,
         batch_unique_id: None,
-        recall_handle: None,
+        recall_handle,
         region_id: Some(REGION.to_owned()),
         trace_on: Some("true".to_owned()),
     })

@@ -65,6 +65,7 @@ fn give_back(broker: &Broker, incoming: &Incoming, woken: &mut Woken) -> Outcome
         born_ms: stored.born_ms,
         born_host: stored.born_host,
         reconsume_times: stored.reconsume_times.saturating_add(1),
+        prepared_offset: 0,
         body: stored.body,
         properties: properties.into_string(),
     };
