@@ -440,7 +440,7 @@ fn processors(shared: Weak<Shared>) -> Processors {
         let Some(shared) = for_checks.upgrade() else { return };
         match read_check(&incoming) {
             Some((group, check)) => shared.members.check(&group, check),
-            None => tracing::warn!(addr = %incoming.shared_addr(), "unreadable transaction check"),
+            None => tracing::warn!(addr = %incoming.addr(), "unreadable transaction check"),
         }
     };
     Processors::new()
@@ -455,7 +455,7 @@ fn read_check(incoming: &Incoming) -> Option<(String, TransactionCheck)> {
     let body = incoming.command().body.clone();
     let message = decode_records(body, &"".into(), &broker_name, DecodeLimits::default()).next()?.ok()?;
     let group = message.property(property::PGROUP)?.to_owned();
-    Some((group, TransactionCheck { message, request, addr: incoming.shared_addr() }))
+    Some((group, TransactionCheck { message, request, addr: incoming.addr() }))
 }
 
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);

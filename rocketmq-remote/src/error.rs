@@ -129,9 +129,6 @@ pub enum CloseCause {
     /// Calls went unanswered and not a byte came for this long.
     #[error("the peer has been silent for {0:?} while calls waited")]
     Silent(Duration),
-    /// The peer leaves our answers unread.
-    #[error("the peer does not read")]
-    NotReading,
 }
 
 /// Why a frame or a part of it cannot be read.

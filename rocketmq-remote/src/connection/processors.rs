@@ -34,7 +34,7 @@ impl Processors {
     pub(super) fn dispatch(&self, incoming: Incoming) {
         let code = incoming.command.request_code();
         let Some(processor) = self.0.get(&code) else {
-            tracing::debug!(peer = %incoming.shared_addr(), %code, "request of an unknown code");
+            tracing::debug!(peer = %incoming.addr(), %code, "request of an unknown code");
             incoming
                 .refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, format!(" request type {} not supported", code.0));
             return;
@@ -71,7 +71,7 @@ impl Incoming {
     }
 
     /// The address of the peer as it was dialled, or as it was accepted from; empty once the connection is gone.
-    pub fn shared_addr(&self) -> Arc<str> {
+    pub fn addr(&self) -> Arc<str> {
         self.shared.upgrade().map_or_else(|| "".into(), |shared| shared.addr.clone())
     }
 
