@@ -17,6 +17,12 @@ pub enum Error {
         /// The topic.
         topic: Arc<str>,
     },
+    /// The send timeout passed before a name server had answered with the topic's route.
+    #[error("no route of topic {topic} came in time")]
+    NoRoute {
+        /// The topic.
+        topic: Arc<str>,
+    },
     /// The queue that was chosen is none that may be written.
     #[error("queue {queue} does not exist or may not be written")]
     NoSuchQueue {
@@ -119,7 +125,7 @@ impl Error {
         match self {
             Self::Client(error) => error.is_retryable(),
             Self::NotSent(not_sent) => not_sent.retryable,
-            Self::NoQueue { .. } => true,
+            Self::NoQueue { .. } | Self::NoRoute { .. } => true,
             Self::Message(_)
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
@@ -140,6 +146,7 @@ impl Error {
             Self::Unfinished { .. } => true,
             Self::Message(_)
             | Self::NoQueue { .. }
+            | Self::NoRoute { .. }
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
             | Self::Compress(_)

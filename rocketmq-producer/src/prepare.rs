@@ -59,7 +59,7 @@ impl Shared {
         let look_up = self.client.publish_route(topic, self.config.new_topic_queues);
         match timeout_at(deadline.instant(), look_up).await {
             Ok(route) => Ok(route?),
-            Err(_) => Err(Error::NoQueue { topic: topic.clone() }),
+            Err(_) => Err(Error::NoRoute { topic: topic.clone() }),
         }
     }
 }
