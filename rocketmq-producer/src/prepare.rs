@@ -4,7 +4,7 @@ use rocketmq_common::{
     Message, TopicRoute,
     compress::{CompressError, Compression},
     message::{UniqueIdGenerator, property},
-    protocol::{SendMessage, sys_flag},
+    protocol::SendMessage,
     remote::Deadline,
 };
 use std::{mem, sync::Arc};
@@ -42,7 +42,7 @@ impl Shared {
         request.flag = message.flag_bits();
         let body = match self.config.compression {
             Some(compression) if message.body().len() >= self.config.compress_from_bytes => {
-                request.sys_flag |= sys_flag::COMPRESSED | compression.sys_flag_bits();
+                request.sys_flag |= compression.sys_flag_bits();
                 compress(compression, self.config.compression_level, message.body().clone()).await?
             }
             _ => message.body().clone(),
