@@ -1,17 +1,19 @@
 mod outgoing;
 mod pending;
 mod processors;
+mod reserved;
 mod shared;
 mod silence;
 mod tasks;
 
 pub use processors::{Incoming, Processors};
+pub use reserved::ReservedCall;
 
 use crate::{
     CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode,
     request::Body as _, transport,
 };
-use pending::{Outcome, Waiting};
+use pending::Outcome;
 use serde::{Deserialize, Serialize};
 use shared::Shared;
 use std::{
@@ -27,7 +29,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::timeout_at,
 };
 use tokio_util::task::TaskTracker;
 
@@ -163,34 +165,32 @@ impl Connection {
         body: R::Body,
         deadline: Deadline,
     ) -> Result<PendingReply<R>, Error> {
+        self.reserve(request, body, deadline).await?.start(deadline)
+    }
+
+    /// Waits for room for a call, and returns the call, which is yet to be started. What room there is goes to those who
+    /// wait in the order in which they came.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] where the deadline passes, [`Error::Closed`], [`Error::Encode`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the call, sends nothing and gives the room back.
+    pub async fn reserve<R: Request>(
+        &self,
+        request: &R,
+        body: R::Body,
+        deadline: Deadline,
+    ) -> Result<ReservedCall<R>, Error> {
         let shared = &self.0.shared;
-        let mut command = self.command(request, body)?;
+        let command = self.command(request, body)?;
         let size = HEAD_BYTES + command.body.len() + command.fields.as_bytes().len();
         let call = match shared.calls.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => self.room(R::CODE, deadline, shared.calls.clone().acquire_owned()).await?,
         };
-        let permits = self.byte_room(R::CODE, size, deadline).await?;
-        self.refuse_while_closing()?;
-        let (sent, deadline) = (Instant::now(), deadline.instant());
-        if sent >= deadline {
-            return Err(Error::NoRoom { addr: self.addr().clone(), code: R::CODE });
-        }
-        let (outcome, receiver) = oneshot::channel();
-        let waiting = Waiting { outcome, sent, deadline, _permit: Some(call) };
-        command.opaque = shared.enter(waiting).map_err(|cause| self.closed(cause, false))?;
-        // From here on, dropping the reply takes the call out of the table again.
-        let reply = PendingReply {
-            connection: self.clone(),
-            opaque: command.opaque,
-            receiver,
-            done: false,
-            request: PhantomData,
-        };
-        let mut frame = shared.encode(&mut command).map_err(|source| self.encode_error(R::CODE, source))?;
-        frame.permits = permits.forget();
-        shared.outgoing.push(frame);
-        Ok(reply)
+        let bytes = self.byte_room(R::CODE, size, deadline).await?.forget();
+        Ok(ReservedCall::new(command, call, self.clone(), bytes))
     }
 
     /// Queues a request that is not answered, waiting only for room. It is written unless the connection fails;
@@ -308,6 +308,15 @@ impl Connection {
         Ok(BytePermits(permit))
     }
 
+    fn read_outcome<R: Request>(&self, outcome: Outcome) -> Result<R::Reply, Error> {
+        match outcome {
+            Outcome::Answer(command) => read_answer::<R>(self.addr().clone(), command),
+            Outcome::TimedOut => Err(Error::TimedOut { addr: self.addr().clone(), code: R::CODE }),
+            Outcome::Closed(cause) => Err(self.closed(cause, true)),
+            Outcome::Failed(error) => Err(error),
+        }
+    }
+
     fn closed(&self, cause: Arc<CloseCause>, sent: bool) -> Error {
         Error::Closed { addr: self.addr().clone(), cause, sent }
     }
@@ -349,14 +358,9 @@ impl<R: Request> Future for PendingReply<R> {
         let this = self.get_mut();
         let outcome = ready!(Pin::new(&mut this.receiver).poll(context));
         this.done = true;
-        let addr = || this.connection.addr().clone();
-        Poll::Ready(match outcome {
-            Ok(Outcome::Answer(command)) => read_answer::<R>(addr(), command),
-            Ok(Outcome::TimedOut) => Err(Error::TimedOut { addr: addr(), code: R::CODE }),
-            Ok(Outcome::Closed(cause)) => Err(this.connection.closed(cause, true)),
-            // The sender lives in the table of calls, which sends before it drops one.
-            Err(_) => Err(this.connection.closed(Arc::new(CloseCause::Local), true)),
-        })
+        // The sender lives in the table of calls, which sends before it drops one.
+        let outcome = outcome.unwrap_or_else(|_| Outcome::Closed(Arc::new(CloseCause::Local)));
+        Poll::Ready(this.connection.read_outcome::<R>(outcome))
     }
 }
 

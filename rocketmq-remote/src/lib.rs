@@ -34,7 +34,7 @@ mod transport;
 pub use code::{LanguageCode, RequestCode, ResponseCode};
 pub use codec::{CommandCodec, HeadEncoding, MAX_FRAME_BYTES};
 pub use command::{Command, VERSION};
-pub use connection::{Connection, ConnectionOptions, Incoming, PendingReply, Processors};
+pub use connection::{Connection, ConnectionOptions, Incoming, PendingReply, Processors, ReservedCall};
 pub use deadline::Deadline;
 pub use error::{CloseCause, DecodeError, EncodeError, Error, FieldError, JsonError};
 pub use fields::{ExtFields, Field, RawValue};

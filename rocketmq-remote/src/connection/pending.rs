@@ -1,8 +1,10 @@
-use crate::{CloseCause, Command};
+use crate::{CloseCause, Command, Error};
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasherDefault, Hasher},
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 use tokio::{
@@ -24,12 +26,44 @@ type Calls = HashMap<i32, Waiting, BuildHasherDefault<OpaqueHasher>>;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) outcome: oneshot::Sender<Outcome>,
+    pub(super) completion: Completion,
     pub(super) sent: Instant,
     pub(super) deadline: Instant,
     /// Goes back when the answer comes, not when somebody looks at it: replies that nobody has awaited yet do not keep
     /// others from asking.
     pub(super) _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Whom a call's end is told to.
+pub(super) enum Completion {
+    /// The one who awaits it.
+    Channel(oneshot::Sender<Outcome>),
+    /// A function, which the connection's own task calls.
+    Function(Box<dyn FnOnce(Outcome) + Send>),
+}
+
+impl Completion {
+    pub(super) fn complete(self, outcome: Outcome) {
+        match self {
+            // A caller that is gone needs no answer.
+            Self::Channel(sender) => _ = sender.send(outcome),
+            Self::Function(function) => {
+                // The connection outlives a function that panics: other calls wait on it.
+                if catch_unwind(AssertUnwindSafe(|| function(outcome))).is_err() {
+                    tracing::error!("what was to be done at the end of a call panicked");
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Channel(_) => "Channel",
+            Self::Function(_) => "Function",
+        })
+    }
 }
 
 /// How a call ended.
@@ -38,6 +72,8 @@ pub(super) enum Outcome {
     Answer(Command),
     TimedOut,
     Closed(Arc<CloseCause>),
+    /// It was never queued.
+    Failed(Error),
 }
 
 impl Default for Pending {
@@ -48,7 +84,7 @@ impl Default for Pending {
 
 impl Pending {
     /// Enters a call under a number of its own. Also tells whether its deadline is now the earliest one.
-    pub(super) fn insert(&mut self, waiting: Waiting) -> Result<(i32, bool), Arc<CloseCause>> {
+    pub(super) fn insert(&mut self, waiting: Waiting) -> Result<(i32, bool), (Arc<CloseCause>, Waiting)> {
         match self {
             Self::Open { calls, next_opaque, sweep_at } => {
                 // A number still waiting after four billion calls keeps it.
@@ -64,7 +100,7 @@ impl Pending {
                 calls.insert(opaque, waiting);
                 Ok((opaque, earliest))
             }
-            Self::Closed(cause) => Err(cause.clone()),
+            Self::Closed(cause) => Err((cause.clone(), waiting)),
         }
     }
 
@@ -149,7 +185,7 @@ mod tests {
 
     fn waiting(deadline: Instant) -> (Waiting, oneshot::Receiver<Outcome>) {
         let (outcome, receiver) = oneshot::channel();
-        (Waiting { outcome, sent: deadline, deadline, _permit: None }, receiver)
+        (Waiting { completion: Completion::Channel(outcome), sent: deadline, deadline, _permit: None }, receiver)
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Shared {
     }
 
     /// Enters a call and returns its opaque.
-    pub(super) fn enter(&self, waiting: Waiting) -> Result<i32, Arc<CloseCause>> {
+    pub(super) fn enter(&self, waiting: Waiting) -> Result<i32, (Arc<CloseCause>, Waiting)> {
         let (opaque, earliest) = self.pending().insert(waiting)?;
         if earliest {
             self.earlier_deadline.notify_one();
@@ -115,8 +115,7 @@ impl Shared {
         let cause = Arc::new(cause);
         let waiting = self.pending().close(&cause);
         for call in waiting {
-            // A caller that is gone needs no answer.
-            let _ = call.outcome.send(Outcome::Closed(cause.clone()));
+            call.completion.complete(Outcome::Closed(cause.clone()));
         }
         self.calls.close();
         self.bytes.close();

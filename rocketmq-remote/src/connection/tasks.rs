@@ -91,7 +91,7 @@ fn deliver(shared: &Shared, answers: &mut Vec<Command>) {
     }
     drop(pending);
     for (call, answer) in waiting {
-        let _ = call.outcome.send(Outcome::Answer(answer));
+        call.completion.complete(Outcome::Answer(answer));
     }
 }
 
@@ -215,7 +215,7 @@ fn sweep(shared: &Shared, silence: &mut Silence) -> Option<CloseCause> {
     let expired = shared.pending().take_expired(now);
     let first_sent = expired.iter().map(|call| call.sent).min()?;
     for call in expired {
-        let _ = call.outcome.send(Outcome::TimedOut);
+        call.completion.complete(Outcome::TimedOut);
     }
     silence.expired(first_sent, shared.last_read(), now).map(CloseCause::Silent)
 }

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
     sync::mpsc,
     task::{JoinSet, yield_now},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -477,6 +477,64 @@ async fn a_one_way_request_says_so_and_waits_for_nothing() {
     let request = peer.next().await.unwrap();
     assert_eq!((request.flag, number_of(&request), &request.body[..]), (2, 1, &b"x"[..]));
     yield_now().await;
+    assert_at_rest(&connection);
+}
+
+type Asked = Result<Answer<Number>, Error>;
+
+/// What became of calls that were started with a function, in the order in which it was called.
+fn outcomes() -> (impl Fn(Asked) + Clone + Send + 'static, mpsc::Receiver<i64>) {
+    let (sender, receiver) = mpsc::channel(8);
+    let note = move |result: Asked| {
+        let number = match result {
+            Ok(answer) => answer.header.number,
+            Err(Error::TimedOut { .. }) => -1,
+            Err(Error::Closed { .. }) => -2,
+            Err(Error::NoRoom { .. }) => -3,
+            Err(Error::Encode { .. }) => -4,
+            Err(other) => panic!("unexpected: {other:?}"),
+        };
+        sender.try_send(number).unwrap();
+    };
+    (note, receiver)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_is_told_every_end_of_a_call_once() {
+    let (connection, mut peer) = pair();
+    let (note, mut noted) = outcomes();
+    let reserve = async |number, body| connection.reserve(&Ask { number }, body, within(SECOND)).await.unwrap();
+    reserve(7, Bytes::new()).await.start_then(within(SECOND), note.clone());
+    peer.serve_one().await;
+    assert_eq!(noted.recv().await, Some(7));
+    reserve(8, Bytes::new()).await.start_then(within(SECOND), note.clone());
+    assert_eq!(noted.recv().await, Some(-1));
+    // The late answer finds nobody.
+    peer.serve_one().await;
+    reserve(9, Bytes::new()).await.start_then(within(Duration::ZERO), note.clone());
+    assert_eq!(noted.recv().await, Some(-3));
+    reserve(10, Bytes::from(vec![0; 17 << 20])).await.start_then(within(SECOND), note.clone());
+    assert_eq!(noted.recv().await, Some(-4));
+    drop(reserve(11, Bytes::new()).await);
+    assert_at_rest(&connection);
+    let (early, late) = (reserve(12, Bytes::new()).await, reserve(13, Bytes::new()).await);
+    early.start_then(within(SECOND), note.clone());
+    assert_eq!(peer.next().await.map(|request| number_of(&request)), Some(12));
+    drop(peer);
+    assert_eq!(noted.recv().await, Some(-2));
+    late.start_then(within(SECOND), note);
+    assert_eq!(noted.recv().await, Some(-2));
+    assert_eq!(noted.recv().await, None, "nobody is told twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_panics_harms_no_other_call() {
+    let (connection, mut peer) = pair();
+    let call = connection.reserve(&Ask { number: 1 }, Bytes::new(), within(SECOND)).await.unwrap();
+    call.start_then(within(SECOND), |_| panic!("in a function"));
+    peer.serve_one().await;
+    let (answer, _) = tokio::join!(ask(&connection, 2), peer.serve_one());
+    assert_eq!(answer.unwrap(), 2);
     assert_at_rest(&connection);
 }
 
