@@ -199,6 +199,28 @@ impl Message {
         self
     }
 
+    /// Keeps brokers from asking what became of a transaction before so much time has passed, in whole seconds. Without
+    /// it, that is the broker's `transactionTimeOut`, 6 s by default.
+    #[must_use]
+    pub fn check_immunity(self, time: Duration) -> Self {
+        self.system(property::CHECK_IMMUNITY_TIME_IN_SECONDS, &time.as_secs().to_string())
+    }
+
+    /// Delivers the message to light queues as well, with brokers that have `enableLmq` and `enableMultiDispatch`. Their
+    /// names begin with `%LMQ%` and have neither a `/` nor a `,` in them.
+    #[must_use]
+    pub fn light_queues<Q: AsRef<str>>(self, names: impl IntoIterator<Item = Q>) -> Self {
+        let names: Vec<Q> = names.into_iter().collect();
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        self.system(property::INNER_MULTI_DISPATCH, &names.join(","))
+    }
+
+    /// Sets the priority, from 0 on, in topics that have priorities, with brokers of 5.4 and later.
+    #[must_use]
+    pub fn priority(self, priority: u32) -> Self {
+        self.system(property::PRIORITY, &priority.to_string())
+    }
+
     /// Sets the unique id, which a producer else makes.
     #[must_use]
     pub fn unique_id(self, id: impl AsRef<str>) -> Self {
@@ -213,6 +235,11 @@ impl Message {
     /// Returns the body.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Replaces the body, and returns the one it had.
+    pub fn replace_body(&mut self, body: impl Into<Bytes>) -> Bytes {
+        std::mem::replace(&mut self.body, body.into())
     }
 
     /// Returns the flag.

@@ -1,10 +1,10 @@
-use crate::{Error, FailedAttempt, NotSent, producer::Shared};
+use crate::{Error, FailedAttempt, NotSent, fault::Sign, producer::Shared};
 use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
     protocol::{MASTER_ID, SendBatchMessage, SendMessage, Stored},
     random::random_u64,
-    remote::{Answer, Connection, Deadline, Error as RemoteError, PendingReply, Request, ResponseCode},
+    remote::{Answer, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
 };
 use std::{
     sync::Arc,
@@ -83,12 +83,25 @@ impl<R: Store> Delivery<R> {
         }
     }
 
-    /// Queues a first attempt; its answer is for [`judge`](Self::judge).
-    pub(crate) async fn queue(&mut self, producer: &Shared) -> Result<(Target, PendingReply<R>), Error> {
+    /// What [`run`](Self::run) would do, from after the first attempt on.
+    pub(crate) async fn finish(
+        &mut self,
+        producer: &Shared,
+        target: Target,
+        result: Result<Answer<Stored>, RemoteError>,
+    ) -> Result<(MessageQueue, Answer<Stored>), Error> {
+        match self.judge(producer, &target, result).await? {
+            Some(answer) => Ok((target.queue, answer)),
+            None => self.run(producer).await,
+        }
+    }
+
+    /// Gets room for an attempt at a broker that can be reached.
+    pub(crate) async fn reserve(&mut self, producer: &Shared) -> Result<(Target, ReservedCall<R>), Error> {
         loop {
             let target = self.aim(producer).await?;
-            match target.connection.call_async(&self.request, self.body.clone(), target.deadline).await {
-                Ok(reply) => return Ok((target, reply)),
+            match target.connection.reserve(&self.request, self.body.clone(), target.deadline).await {
+                Ok(call) => return Ok((target, call)),
                 Err(error) => {
                     self.judge(producer, &target, Err(error)).await?;
                 }
@@ -118,12 +131,7 @@ impl<R: Store> Delivery<R> {
                 Some(route) => route,
                 None => producer.route(&self.topic, self.deadline).await?,
             };
-            let failed_broker = self.failed.last().map(|attempt| attempt.broker_name.clone());
-            let queue = match &self.chosen {
-                Some(queue) => Some(queue),
-                None => producer.next.next(route.write_queues(), failed_broker.as_deref()),
-            };
-            let Some(queue) = queue.cloned() else {
+            let Some(queue) = self.queue(producer, &route) else {
                 producer.client.note_stale(&route);
                 return Err(Error::NoQueue { topic: self.topic.clone() });
             };
@@ -140,6 +148,41 @@ impl<R: Store> Delivery<R> {
         }
     }
 
+    /// The chosen queue, or the next one: on a broker that has not failed this message, while there is one, and on one
+    /// that does well, where that is looked at.
+    fn queue(&self, producer: &Shared, route: &TopicRoute) -> Option<MessageQueue> {
+        if let Some(chosen) = &self.chosen {
+            return Some(chosen.clone());
+        }
+        let queues = route.write_queues();
+        let last = self.failed.last().map(|attempt| &attempt.broker_name);
+        let is_untried = |queue: &MessageQueue| !self.has_failed_at(&queue.broker_name);
+        let is_elsewhere = |queue: &MessageQueue| last != Some(&queue.broker_name);
+        let next = match &producer.faults {
+            Some(faults) => {
+                let now = Instant::now();
+                let is_good = |queue: &MessageQueue| is_untried(queue) && faults.is_available(&queue.broker_name, now);
+                let answers = |queue: &MessageQueue| is_untried(queue) && faults.is_reachable(&queue.broker_name);
+                producer.next.next(queues, &[&is_good, &answers, &is_untried, &is_elsewhere])
+            }
+            None if self.failed.is_empty() => producer.next.next(queues, &[]),
+            None => producer.next.next(queues, &[&is_untried, &is_elsewhere]),
+        };
+        next.cloned()
+    }
+
+    fn has_failed_at(&self, broker_name: &str) -> bool {
+        self.failed.iter().any(|attempt| *attempt.broker_name == *broker_name)
+    }
+
+    /// Notes that an attempt got the message stored.
+    pub(crate) fn note_success(&self, producer: &Shared, target: &Target) {
+        if let Some(faults) = &producer.faults {
+            let sign = Sign::Answered(target.started.elapsed());
+            faults.note(&target.queue.broker_name, &self.topic, sign, Instant::now());
+        }
+    }
+
     /// The answer, where it says that the message is stored; `None` where another attempt is due.
     pub(crate) async fn judge(
         &mut self,
@@ -153,7 +196,10 @@ impl<R: Store> Delivery<R> {
                 let remark = "stored, but not as safely as asked for".to_owned();
                 RemoteError::Refused { addr: target.connection.addr().clone(), code: answer.code, remark }
             }
-            Ok(answer) => return Ok(Some(answer)),
+            Ok(answer) => {
+                self.note_success(producer, target);
+                return Ok(Some(answer));
+            }
             Err(error) => error,
         };
         self.note_failure(producer, &target.route, &target.queue, target.started, error.into()).await?;
@@ -168,7 +214,7 @@ impl<R: Store> Delivery<R> {
         usize::try_from(producer.config.retries).unwrap_or(usize::MAX).saturating_sub(self.failed.len())
     }
 
-    /// Notes a failed attempt, and waits before the next one where it would go to the same broker.
+    /// Notes a failed attempt, and waits before the next one unless that goes to a broker which has not failed yet.
     ///
     /// # Errors
     /// The send's own error, where there is to be no next one.
@@ -180,12 +226,17 @@ impl<R: Store> Delivery<R> {
         started: Instant,
         error: ClientError,
     ) -> Result<(), Error> {
-        let worth_it = match error.response_code() {
-            Some(code) => producer.config.is_worth_a_retry(code) || code.0 < 13 && code.0 >= 10,
+        let code = error.response_code();
+        let worth_it = match code {
+            Some(code) => producer.config.is_worth_a_retry(code) || NOT_SAFE.contains(&code),
             None => error.is_retryable(),
         };
         if worth_it {
             producer.client.note_stale(route);
+        }
+        if let Some(faults) = &producer.faults {
+            let sign = if code.is_some() { Sign::Refused } else { Sign::Unreachable };
+            faults.note(&queue.broker_name, &self.topic, sign, Instant::now());
         }
         tracing::debug!(
             topic = %self.topic, broker = %queue.broker_name, attempt = self.failed.len() + 1,
@@ -194,9 +245,7 @@ impl<R: Store> Delivery<R> {
         let elapsed = started.elapsed();
         let attempts_left = self.attempts_left(producer);
         self.failed.push(FailedAttempt { broker_name: queue.broker_name.clone(), elapsed, error });
-        let other_broker = self.has_alternative(route, queue);
-        let failures = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
-        let wait = if other_broker { Duration::ZERO } else { SAME_BROKER.wait(failures, random_u64()) };
+        let wait = self.pause(route, code);
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
         }
@@ -206,11 +255,32 @@ impl<R: Store> Delivery<R> {
         Ok(())
     }
 
-    /// Half of the time left, while there is another broker to turn to and an attempt to do it with; else all of it.
+    /// How long to wait after the last failed attempt, which was answered with `code` if it was answered.
+    fn pause(&self, route: &TopicRoute, code: Option<ResponseCode>) -> Duration {
+        let is_untried = |queue: &MessageQueue| !self.has_failed_at(&queue.broker_name);
+        let untried = self.chosen.is_none() && route.write_queues().iter().any(is_untried);
+        let backoff = match code {
+            // A quota is the sender's own: other brokers hold to it as well.
+            Some(ResponseCode::FLOW_CONTROL) => BUSY,
+            _ if untried => return Duration::ZERO,
+            Some(ResponseCode::SYSTEM_BUSY) => BUSY,
+            _ => SAME_BROKER,
+        };
+        let failures = u32::try_from(self.failed.len()).unwrap_or(u32::MAX);
+        backoff.wait(failures, random_u64())
+    }
+
+    /// Half of the time left, while there is another broker to turn to and an attempt to do it with; else all of it. Less
+    /// where an attempt may take less and is not the last.
     fn attempt_deadline(&self, producer: &Shared, route: &TopicRoute, queue: &MessageQueue) -> Deadline {
-        match self.attempts_left(producer) > 0 && self.has_alternative(route, queue) {
-            true => self.deadline.at_most(self.deadline.remaining() / 2),
-            false => self.deadline,
+        if self.attempts_left(producer) == 0 {
+            return self.deadline;
+        }
+        let half = self.deadline.remaining() / 2;
+        let deadline = if self.has_alternative(route, queue) { self.deadline.at_most(half) } else { self.deadline };
+        match producer.config.attempt_timeout {
+            Some(longest) => deadline.at_most(longest),
+            None => deadline,
         }
     }
 
@@ -220,7 +290,7 @@ impl<R: Store> Delivery<R> {
     }
 
     /// The error that names every attempt.
-    fn give_up(&mut self) -> Error {
+    pub(crate) fn give_up(&mut self) -> Error {
         let attempts = std::mem::take(&mut self.failed);
         let Some(last) = attempts.last() else { return Error::NoQueue { topic: self.topic.clone() } };
         let retryable = match last.error.response_code() {
@@ -251,6 +321,11 @@ fn now_ms() -> i64 {
 }
 
 const SAME_BROKER: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+
+/// Answers that say: stored, but not as safely as asked for.
+const NOT_SAFE: [ResponseCode; 3] =
+    [ResponseCode::FLUSH_DISK_TIMEOUT, ResponseCode::FLUSH_SLAVE_TIMEOUT, ResponseCode::SLAVE_NOT_AVAILABLE];
 
 /// Answers after which a later send of the same message may succeed.
 const RETRYABLE: [ResponseCode; 5] = [

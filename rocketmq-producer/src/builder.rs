@@ -1,6 +1,8 @@
-use crate::{Error, Producer, ProducerConfig, TransactionState, transaction::Checker};
+use crate::{
+    Error, Producer, ProducerConfig, SendInterceptor, TransactionState, interceptor::Interceptors, transaction::Checker,
+};
 use rocketmq_common::{Client, StoredMessage};
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 /// Wires a producer up; made by [`Producer::builder`].
 #[derive(Debug)]
@@ -10,6 +12,7 @@ pub struct ProducerBuilder {
     pub(crate) name_servers: Vec<String>,
     pub(crate) client: Option<Client>,
     pub(crate) checker: Option<Checker>,
+    pub(crate) interceptors: Interceptors,
     pub(crate) config: ProducerConfig,
 }
 
@@ -34,6 +37,12 @@ impl ProducerBuilder {
         C: Future<Output = TransactionState> + Send + 'static,
     {
         self.checker = Some(Checker::new(checker));
+        self
+    }
+
+    /// Adds an interceptor, behind those that are there.
+    pub fn interceptor(mut self, interceptor: impl SendInterceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
         self
     }
 

@@ -1,4 +1,4 @@
-use crate::Error;
+use crate::{Error, FaultTolerance};
 use rocketmq_common::{
     ClientConfig,
     compress::Compression,
@@ -23,8 +23,13 @@ pub struct ProducerConfig {
     /// How many more attempts a failed send gets. Default 2. While another broker could take the message, an attempt
     /// gets half of the time that is left, so that a silent broker leaves time for the next one.
     pub retries: u32,
+    /// The longest time for one attempt while another one may follow. Default: none but what [`retries`](Self::retries)
+    /// says. Java: `sendMsgMaxTimeoutPerRequest`.
+    pub attempt_timeout: Option<Duration>,
     /// The broker's answers that are worth another attempt. Default, as in Java: SYSTEM_ERROR, SYSTEM_BUSY,
-    /// SERVICE_NOT_AVAILABLE, NO_PERMISSION, TOPIC_NOT_EXIST, NO_BUYER_ID, NOT_IN_CURRENT_UNIT, GO_AWAY.
+    /// SERVICE_NOT_AVAILABLE, NO_PERMISSION, TOPIC_NOT_EXIST, NO_BUYER_ID, NOT_IN_CURRENT_UNIT, GO_AWAY; and
+    /// FLOW_CONTROL, at which Java gives up. After SYSTEM_BUSY, where no other broker is left to try, and after
+    /// FLOW_CONTROL in any case, the next attempt waits: about 100 ms, then twice as long each time, up to 1 s.
     pub retry_on: Vec<i32>,
     /// Whether a message that is stored, but not as safely as asked for (see [`SendStatus`](crate::SendStatus)), is
     /// sent to another broker as well. Default false.
@@ -38,6 +43,21 @@ pub struct ProducerConfig {
     pub compress_from_bytes: usize,
     /// How hard to compress: 1 to 9 for zlib, 1 to 22 for Zstandard, nothing to LZ4. Default 5.
     pub compression_level: u32,
+    /// Most messages of [`send_async`](crate::Producer::send_async) that wait for the broker's word at once; further ones
+    /// wait for room. Default 10,000.
+    pub max_pending: usize,
+    /// Most bytes of bodies and properties of such messages. Default 100 MiB.
+    pub max_pending_bytes: usize,
+    /// How long a message may wait for others to travel with: those of one topic, and of one queue where it is chosen,
+    /// go as one batch, each with its own receipt. Default zero, which sends every message by itself. Delayed messages,
+    /// those of transactions and those to be compressed go by themselves in any case. Java: `autoBatch`.
+    pub linger: Duration,
+    /// The size from which on such a batch does not wait for more, properties included. Default 32 KiB.
+    pub linger_bytes: usize,
+    /// How far ahead the time of a timer message may be. Default 3 days, as brokers have it (`timerMaxDelaySec`).
+    pub max_timer_delay: Duration,
+    /// Whether brokers that are slow or fail are avoided for a while. Default: no, as in Java.
+    pub fault_tolerance: Option<FaultTolerance>,
     /// The queues a topic gets on each broker when this producer's first message creates it. Default 4.
     pub new_topic_queues: i32,
     /// How long [`shutdown`](crate::Producer::shutdown) waits for sends under way. Default 10 s.
@@ -51,12 +71,19 @@ impl Default for ProducerConfig {
         Self {
             send_timeout: Duration::from_secs(3),
             retries: 2,
+            attempt_timeout: None,
             retry_on: RETRY_ON.iter().map(|code| code.0).collect(),
             retry_when_not_stored_safely: false,
             max_message_bytes: 4 * 1024 * 1024,
             compression: None,
             compress_from_bytes: 4096,
             compression_level: 5,
+            max_pending: 10_000,
+            max_pending_bytes: 100 * 1024 * 1024,
+            linger: Duration::ZERO,
+            linger_bytes: 32 * 1024,
+            max_timer_delay: Duration::from_secs(3 * 24 * 3600),
+            fault_tolerance: None,
             new_topic_queues: 4,
             shutdown_timeout: Duration::from_secs(10),
             client: ClientConfig::default(),
@@ -69,6 +96,26 @@ impl ProducerConfig {
         let error = |option, message| Err(rocketmq_common::Error::Config { option, message }.into());
         if self.send_timeout < Duration::from_millis(1) {
             return error("send_timeout", "is too short");
+        }
+        if self.attempt_timeout.is_some_and(|timeout| timeout < Duration::from_millis(1)) {
+            return error("attempt_timeout", "is too short");
+        }
+        if self.max_pending == 0 || self.max_pending_bytes == 0 {
+            return error("max_pending", "leaves no room for any message");
+        }
+        if self.linger > Duration::from_secs(30) {
+            return error("linger", "is longer than 30 s");
+        }
+        if !self.linger.is_zero() && self.linger >= self.send_timeout {
+            return error("linger", "leaves no time to send in");
+        }
+        if self.linger_bytes == 0 || self.linger_bytes > self.max_message_bytes {
+            return error("linger_bytes", "is 0 or more than max_message_bytes");
+        }
+        if let Some(tolerance) = &self.fault_tolerance {
+            if tolerance.detect_interval < Duration::from_millis(10) || tolerance.detect_timeout.is_zero() {
+                return error("fault_tolerance", "probes too often or without time for an answer");
+            }
         }
         if self.max_message_bytes == 0 || self.max_message_bytes > MAX_FRAME_BYTES {
             return error("max_message_bytes", "is 0 or more than a frame can hold (16 MiB)");
@@ -88,7 +135,7 @@ impl ProducerConfig {
     }
 }
 
-const RETRY_ON: [ResponseCode; 8] = [
+const RETRY_ON: [ResponseCode; 9] = [
     ResponseCode::SYSTEM_ERROR,
     ResponseCode::SYSTEM_BUSY,
     ResponseCode::SERVICE_NOT_AVAILABLE,
@@ -97,4 +144,5 @@ const RETRY_ON: [ResponseCode; 8] = [
     ResponseCode::NO_BUYER_ID,
     ResponseCode::NOT_IN_CURRENT_UNIT,
     ResponseCode::GO_AWAY,
+    ResponseCode::FLOW_CONTROL,
 ];

@@ -39,6 +39,14 @@ pub enum Error {
         /// How many queues there are.
         count: usize,
     },
+    /// The time of a timer message is further ahead than [`max_timer_delay`](crate::ProducerConfig::max_timer_delay).
+    #[error("the message is to be delivered in {ahead:?}, at most {max:?} ahead is allowed")]
+    TimerTooFar {
+        /// How far ahead it is.
+        ahead: Duration,
+        /// How far it may be.
+        max: Duration,
+    },
     /// The body could not be compressed.
     #[error("the body cannot be compressed")]
     Compress(#[source] Arc<CompressError>),
@@ -120,6 +128,14 @@ pub struct FailedAttempt {
 }
 
 impl Error {
+    /// The same for another message that shared its fate.
+    pub(crate) fn of_message(mut self, id: String) -> Self {
+        if let Self::NotSent(not_sent) = &mut self {
+            not_sent.message_id = id;
+        }
+        self
+    }
+
     /// Whether sending the same message again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -129,6 +145,7 @@ impl Error {
             Self::Message(_)
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
+            | Self::TimerTooFar { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
             | Self::NoChecker
@@ -149,6 +166,7 @@ impl Error {
             | Self::NoRoute { .. }
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
+            | Self::TimerTooFar { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
             | Self::NoChecker

@@ -1,54 +1,89 @@
-use crate::{Error, Select, attempt::Delivery, producer::Shared};
+use crate::{Error, Select, attempt::Delivery, interceptor::Watch, producer::Shared};
 use bytes::Bytes;
 use rocketmq_common::{
-    Message, TopicRoute,
+    Message, MessageQueue, TopicRoute,
     compress::{CompressError, Compression},
     message::{UniqueIdGenerator, property},
     protocol::SendMessage,
     remote::Deadline,
 };
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::SystemTime};
 use tokio::{task::spawn_blocking, time::timeout_at};
 
 impl Shared {
-    /// Checks a message and makes it ready to go: all that is done once, before the attempts.
+    /// Checks that a message may be sent, gives it its id, and shows it to the interceptors: all that comes before a
+    /// send is worth any waiting.
+    pub(crate) fn check(&self, message: &mut Message) -> Result<Option<Watch>, Error> {
+        message.validate(self.config.max_message_bytes)?;
+        let ahead = message.properties().timer_delay(SystemTime::now()).unwrap_or_default();
+        if ahead > self.config.max_timer_delay {
+            return Err(Error::TimerTooFar { ahead, max: self.config.max_timer_delay });
+        }
+        ensure_unique_id(message);
+        Ok(self.interceptors.before(std::slice::from_mut(message), self.config.max_message_bytes))
+    }
+
+    /// Makes a message ready to go: all that is done once, before the attempts.
     pub(crate) async fn prepare(
         &self,
-        mut message: Message,
+        message: Message,
         select: Option<Select>,
+        deadline: Deadline,
     ) -> Result<Delivery<SendMessage>, Error> {
-        message.validate(self.config.max_message_bytes)?;
-        let deadline = Deadline::after(self.config.send_timeout);
-        let message_id = ensure_unique_id(&mut message);
-        let mut route = self.client.known_route(message.topic());
+        let chosen = self.chosen(select, &message, deadline).await?;
+        Ok(self.load(message, deadline).await?.to(chosen))
+    }
+
+    /// The queue a message is meant for, by the caller's choice or by its sharding key; `None` where any will do.
+    pub(crate) async fn chosen(
+        &self,
+        select: Option<Select>,
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<Option<MessageQueue>, Error> {
+        match select.or_else(|| message.properties().sharding_key().map(Select::hash)) {
+            Some(select) => Ok(Some(self.choose(&select, message, deadline).await?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) async fn choose(
+        &self,
+        select: &Select,
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<MessageQueue, Error> {
+        let route = match self.client.known_route(message.topic()) {
+            Some(route) => route,
+            None => self.route(&message.topic().into(), deadline).await?,
+        };
+        select.choose(route.write_queues(), message)
+    }
+
+    /// The request of a message, its body compressed if it is to be.
+    pub(crate) async fn load(&self, mut message: Message, deadline: Deadline) -> Result<Delivery<SendMessage>, Error> {
+        let route = self.client.known_route(message.topic());
         let topic: Arc<str> = match &route {
             Some(route) => route.topic().clone(),
             None => message.topic().into(),
         };
-        let select = select.or_else(|| message.properties().sharding_key().map(Select::hash));
-        let chosen = match select {
-            Some(select) => {
-                let known = match route.take() {
-                    Some(route) => route,
-                    None => self.route(&topic, deadline).await?,
-                };
-                let queue = select.choose(known.write_queues(), &message)?;
-                route = Some(known);
-                Some(queue)
-            }
-            None => None,
-        };
         let mut request = self.header(topic.clone());
         request.flag = message.flag_bits();
-        let body = match self.config.compression {
-            Some(compression) if message.body().len() >= self.config.compress_from_bytes => {
+        let body = match self.compression_of(&message) {
+            Some(compression) => {
                 request.sys_flag |= compression.sys_flag_bits();
                 compress(compression, self.config.compression_level, message.body().clone()).await?
             }
-            _ => message.body().clone(),
+            None => message.body().clone(),
         };
+        let message_id = message.properties().unique_id().unwrap_or_default().to_owned();
         request.properties = Some(mem::take(message.properties_mut()).into_string());
-        Ok(Delivery::new(topic, message_id, request, body, deadline).to(chosen).by(route))
+        Ok(Delivery::new(topic, message_id, request, body, deadline).by(route))
+    }
+
+    /// How a message's body is to be compressed, if it is.
+    pub(crate) fn compression_of(&self, message: &Message) -> Option<Compression> {
+        self.config.compression.filter(|_| message.body().len() >= self.config.compress_from_bytes)
     }
 
     /// The route by which to send to a topic.
@@ -64,14 +99,12 @@ impl Shared {
     }
 }
 
-/// The message's unique id, made now unless it has one.
-pub(crate) fn ensure_unique_id(message: &mut Message) -> String {
-    if let Some(id) = message.properties().unique_id() {
-        return id.to_owned();
+/// Gives a message a unique id unless it has one.
+pub(crate) fn ensure_unique_id(message: &mut Message) {
+    if message.properties().unique_id().is_none() {
+        let id = UniqueIdGenerator::global().next();
+        message.properties_mut().set(property::UNIQ_KEY, &id);
     }
-    let id = UniqueIdGenerator::global().next();
-    message.properties_mut().set(property::UNIQ_KEY, &id);
-    id
 }
 
 /// Compresses a body; a large one does not keep other tasks waiting.

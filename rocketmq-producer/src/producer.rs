@@ -1,7 +1,16 @@
 use crate::{
     Error, PendingReceipt, ProducerBuilder, ProducerConfig, Select, SendReceipt,
+    batch::encoded_size,
+    detect::detect,
+    fault::FaultTable,
+    interceptor::{Interceptors, Watch, show},
+    launch::{Delivered, launch},
+    linger::{Lanes, Passenger, may_share},
+    pending::{Outcome, Pending},
+    room::{Held, Room},
     select::RoundRobin,
     transaction::{CHECKS_WAITING, answer_checks},
+    under_way::UnderWay,
 };
 use rocketmq_common::{
     Client, Message,
@@ -10,11 +19,8 @@ use rocketmq_common::{
     random::random_below,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-use tokio::{sync::mpsc, time::timeout};
+use std::{future::Future, sync::Arc};
+use tokio::{runtime::Handle as Runtime, sync::mpsc, time::timeout};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
@@ -45,11 +51,16 @@ pub(crate) struct Shared {
     /// Whether the client is ours to shut down.
     owns_client: bool,
     pub(crate) has_checker: bool,
-    sends: TaskTracker,
-    /// The tasks that answer checks.
+    pub(crate) interceptors: Interceptors,
+    /// Which brokers to avoid, where that is looked at.
+    pub(crate) faults: Option<Arc<FaultTable>>,
+    pub(crate) room: Room,
+    pub(crate) lanes: Lanes,
+    sends: UnderWay,
+    /// Everything that goes on beside the callers: further attempts, lanes, checks, probes.
     pub(crate) tasks: TaskTracker,
-    stopped: CancellationToken,
-    shut_down: AtomicBool,
+    pub(crate) runtime: Runtime,
+    pub(crate) stopped: CancellationToken,
 }
 
 impl Producer {
@@ -60,12 +71,13 @@ impl Producer {
             name_servers: Vec::new(),
             client: None,
             checker: None,
+            interceptors: Interceptors::default(),
             config: ProducerConfig::default(),
         }
     }
 
     pub(crate) async fn start(builder: ProducerBuilder) -> Result<Self, Error> {
-        let ProducerBuilder { group, name_servers, client, checker, config } = builder;
+        let ProducerBuilder { group, name_servers, client, checker, interceptors, config } = builder;
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         config.check()?;
         let owns_client = client.is_none();
@@ -79,26 +91,26 @@ impl Producer {
         tracing::info!(%group, client = %client.id(), "producer started");
         let shared = Arc::new(Shared {
             client,
+            faults: config.fault_tolerance.clone().map(|tolerance| Arc::new(FaultTable::new(tolerance))),
+            room: Room::new(config.max_pending, config.max_pending_bytes),
+            lanes: Lanes::new(),
+            interceptors,
             config,
             next: RoundRobin::beginning_at(random_below(1 << 20)),
             group,
             template: names::AUTO_CREATE_TOPIC.into(),
             owns_client,
             has_checker: checker.is_some(),
-            sends: TaskTracker::new(),
+            sends: UnderWay::new(),
             tasks: TaskTracker::new(),
+            runtime: Runtime::current(),
             stopped: CancellationToken::new(),
-            shut_down: AtomicBool::new(false),
         });
         if let Some(checker) = checker {
-            let stopped = shared.stopped.clone();
-            let answering = answer_checks(shared.clone(), checker, checks, stopped.clone());
-            shared.tasks.spawn(async move {
-                tokio::select! {
-                    () = stopped.cancelled() => {}
-                    () = answering => {}
-                }
-            });
+            shared.spawn(answer_checks(shared.clone(), checker, checks, shared.stopped.clone()));
+        }
+        if let Some(faults) = shared.faults.clone().filter(|faults| faults.tolerance().detector) {
+            shared.spawn(detect(shared.clone(), faults));
         }
         Ok(Self(Arc::new(Handle(shared))))
     }
@@ -130,14 +142,29 @@ impl Producer {
         self.send_selected(Some(select), message).await
     }
 
-    async fn send_selected(&self, select: Option<Select>, message: Message) -> Result<SendReceipt, Error> {
-        let _under_way = self.under_way()?;
-        let mut delivery = self.shared().prepare(message, select).await?;
-        let (queue, answer) = delivery.run(self.shared()).await?;
-        Ok(SendReceipt::new(delivery.message_id, queue, answer))
+    async fn send_selected(&self, select: Option<Select>, mut message: Message) -> Result<SendReceipt, Error> {
+        let under_way = self.under_way()?;
+        let shared = self.shared();
+        let watch = shared.check(&mut message)?;
+        if shared.gathers(&message, select.as_ref()) {
+            return self.board(select, message, Waiting { watch, under_way, room: None }).await?.await;
+        }
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let sending = async {
+            let mut delivery = shared.prepare(message, select, deadline).await?;
+            let (queue, answer) = delivery.run(shared).await?;
+            Ok(SendReceipt::new(delivery.message_id, queue, answer))
+        };
+        let result = sending.await;
+        show(watch.as_ref(), &result);
+        result
     }
 
-    /// Queues a message, waiting only for room on the connection, and returns a future of the receipt.
+    /// Queues a message, waiting only for room, and returns a future of the receipt.
+    ///
+    /// There is room for [`max_pending`](ProducerConfig::max_pending) messages and
+    /// [`max_pending_bytes`](ProducerConfig::max_pending_bytes) that wait for the broker's word; who comes first gets it
+    /// first. The send timeout begins when there is room.
     ///
     /// Messages queued one after the other for the same queue reach the broker in that order, as long as none of them
     /// fails. A broker that handles sends on several threads (`sendMessageThreadPoolNums`, as many as it has cores, up
@@ -160,11 +187,42 @@ impl Producer {
         self.send_async_selected(Some(select), message).await
     }
 
-    async fn send_async_selected(&self, select: Option<Select>, message: Message) -> Result<PendingReceipt, Error> {
-        let under_way = self.under_way()?;
-        let mut delivery = self.shared().prepare(message, select).await?;
-        let queued = delivery.queue(self.shared()).await?;
-        Ok(PendingReceipt::new(self.shared().clone(), delivery, queued, under_way))
+    async fn send_async_selected(&self, select: Option<Select>, mut message: Message) -> Result<PendingReceipt, Error> {
+        let shared = self.shared();
+        let watch = shared.check(&mut message)?;
+        let room = shared.room.take(message.body().len() + message.properties().len()).await;
+        let room = Some(room.map_err(|_| Error::ShutDown)?);
+        let waiting = Waiting { watch, under_way: self.under_way()?, room };
+        if shared.gathers(&message, select.as_ref()) {
+            return self.board(select, message, waiting).await;
+        }
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let delivery = match shared.prepare(message, select, deadline).await {
+            Ok(delivery) => delivery,
+            Err(error) => return Err(waiting.fail(error)),
+        };
+        let (outcome, pending) = Pending::new();
+        let tell = |delivered: Delivered| {
+            let result = delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer));
+            waiting.end(result, outcome);
+        };
+        launch(shared, delivery, tell).await;
+        Ok(pending)
+    }
+
+    /// Lets a message wait for others to travel with.
+    async fn board(&self, select: Option<Select>, message: Message, waiting: Waiting) -> Result<PendingReceipt, Error> {
+        let shared = self.shared();
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let queue = match shared.chosen(select, &message, deadline).await {
+            Ok(queue) => queue,
+            Err(error) => return Err(waiting.fail(error)),
+        };
+        let (outcome, pending) = Pending::new();
+        let tell = |result| waiting.end(result, outcome);
+        let alone = shared.goes_alone(&message);
+        shared.lanes.board(shared, queue, Passenger::new(message, alone, deadline, tell)).await?;
+        Ok(pending)
     }
 
     /// Hands a message over without asking for an answer: the fastest way, and the only one that can lose a message
@@ -187,26 +245,44 @@ impl Producer {
         self.send_oneway_selected(Some(select), message).await
     }
 
-    async fn send_oneway_selected(&self, select: Option<Select>, message: Message) -> Result<(), Error> {
+    async fn send_oneway_selected(&self, select: Option<Select>, mut message: Message) -> Result<(), Error> {
         let _under_way = self.under_way()?;
-        self.shared().prepare(message, select).await?.run_oneway(self.shared()).await
+        let shared = self.shared();
+        let watch = shared.check(&mut message)?;
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let sending = async { shared.prepare(message, select, deadline).await?.run_oneway(shared).await };
+        let result = sending.await;
+        if let Some(watch) = watch {
+            watch.after(result.as_ref().map(|()| [].as_slice()));
+        }
+        result
+    }
+
+    /// Waits until every send that has begun before this call has its outcome, further attempts included; what lingers
+    /// for others to travel with goes at once. Later sends go on meanwhile and are not waited for. It ends within the
+    /// send timeout; failures are told by the receipts.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn flush(&self) {
+        self.shared().lanes.flush();
+        self.shared().sends.flush().await;
     }
 
     /// Refuses further sends, lets those under way finish, leaves the group and ends all connections. One-way messages
-    /// that are queued are written first. Receipts of [`send_async`](Self::send_async) that are neither awaited nor
-    /// dropped count as under way.
+    /// that are queued are written first.
     ///
     /// # Errors
     /// [`Error::Unfinished`] where sends were still under way after
     /// [`shutdown_timeout`](ProducerConfig::shutdown_timeout); everything has ended all the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let shared = self.shared();
-        if shared.shut_down.swap(true, Ordering::AcqRel) {
+        if !shared.sends.close() {
             return Ok(());
         }
         let deadline = Deadline::after(shared.config.shutdown_timeout);
-        shared.sends.close();
-        let drained = timeout(deadline.remaining(), shared.sends.wait()).await;
+        shared.room.close();
+        let drained = timeout(deadline.remaining(), self.flush()).await;
         let sends = shared.sends.len();
         shared.stopped.cancel();
         shared.tasks.close();
@@ -235,12 +311,58 @@ impl Producer {
 
     /// Counts a send as under way, unless there are to be no more.
     pub(crate) fn under_way(&self) -> Result<TaskTrackerToken, Error> {
-        let token = self.shared().sends.token();
-        if self.shared().shut_down.load(Ordering::Acquire) { Err(Error::ShutDown) } else { Ok(token) }
+        self.shared().sends.begin().ok_or(Error::ShutDown)
+    }
+}
+
+/// What ends with a send.
+struct Waiting {
+    watch: Option<Watch>,
+    under_way: TaskTrackerToken,
+    room: Option<Held>,
+}
+
+impl Waiting {
+    /// Shows those who watch how the send ended, makes room for the next one, and tells the caller. Only then the send is
+    /// no longer under way.
+    fn end(self, result: Result<SendReceipt, Error>, outcome: Outcome<SendReceipt>) {
+        show(self.watch.as_ref(), &result);
+        drop(self.room);
+        outcome.tell(result);
+        drop(self.under_way);
+    }
+
+    fn fail(self, error: Error) -> Error {
+        show(self.watch.as_ref(), &Err(error.clone()));
+        error
     }
 }
 
 impl Shared {
+    /// Runs something beside the callers, until it ends or the producer does.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stopped = self.stopped.clone();
+        let until_stopped = async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = work => {}
+            }
+        };
+        self.tasks.spawn_on(until_stopped, &self.runtime);
+    }
+
+    /// Whether a message waits for others to travel with, or for its turn among those that do.
+    fn gathers(&self, message: &Message, select: Option<&Select>) -> bool {
+        let in_order = || select.is_some() || message.properties().sharding_key().is_some();
+        !self.config.linger.is_zero() && (!self.goes_alone(message) || in_order())
+    }
+
+    /// Whether a message cannot be part of a batch, or fills one by itself.
+    fn goes_alone(&self, message: &Message) -> bool {
+        let is_large = encoded_size(message) >= self.config.linger_bytes;
+        is_large || !may_share(message) || self.compression_of(message).is_some()
+    }
+
     /// The header of a send; queue, broker and time are set by each attempt.
     pub(crate) fn header(&self, topic: Arc<str>) -> SendMessage {
         SendMessage {

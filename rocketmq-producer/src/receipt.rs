@@ -78,6 +78,8 @@ pub struct BatchReceipt {
     pub queue: MessageQueue,
     /// The position of the first message; the others follow it.
     pub queue_offset: i64,
+    /// The region of the broker.
+    pub region_id: String,
 }
 
 impl BatchReceipt {
@@ -90,7 +92,26 @@ impl BatchReceipt {
             offset_ids: offset_ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect(),
             queue,
             queue_offset: answer.header.queue_offset,
+            region_id: region(answer.header.region_id),
         }
+    }
+
+    /// A receipt for each message, in their order.
+    pub fn receipts(self) -> impl Iterator<Item = SendReceipt> {
+        let Self { status, message_ids, offset_ids, queue, queue_offset, region_id } = self;
+        // A batch that is one record has one offset id.
+        let offset_id = move |index: usize| offset_ids.get(index).or(offset_ids.last()).cloned().unwrap_or_default();
+        message_ids.into_iter().zip(queue_offset..).enumerate().map(move |(index, (message_id, queue_offset))| {
+            SendReceipt {
+                status,
+                message_id,
+                offset_id: offset_id(index),
+                queue: queue.clone(),
+                queue_offset,
+                region_id: region_id.clone(),
+                recall_handle: None,
+            }
+        })
     }
 }
 

@@ -103,16 +103,18 @@ impl RoundRobin {
         Self(AtomicUsize::new(first))
     }
 
-    /// The next queue that is not on broker `avoid`; where all are, the next one. `None` where there are none.
-    pub(crate) fn next<'a>(&self, queues: &'a [MessageQueue], avoid: Option<&str>) -> Option<&'a MessageQueue> {
+    /// The next queue to which the first of the `wishes` applies; where one applies to no queue, the one after it
+    /// counts, and in the end none. `None` where there are no queues.
+    pub(crate) fn next<'a>(&self, queues: &'a [MessageQueue], wishes: &[&Wish<'_>]) -> Option<&'a MessageQueue> {
         let count = queues.len();
         let first = self.0.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
-        let Some(avoid) = avoid else { return queues.get(first) };
-        let elsewhere =
-            (0..count).map(|step| &queues[(first + step) % count]).find(|queue| &*queue.broker_name != avoid);
-        elsewhere.or_else(|| queues.get(first))
+        let granted =
+            |wish: &&Wish<'_>| (0..count).map(|step| &queues[(first + step) % count]).find(|queue| wish(queue));
+        wishes.iter().find_map(granted).or_else(|| queues.get(first))
     }
 }
+
+type Wish<'a> = dyn Fn(&MessageQueue) -> bool + 'a;
 
 #[cfg(test)]
 mod tests {
@@ -130,23 +132,27 @@ mod tests {
     fn each_queue_has_its_turn() {
         let queues = numbered(3);
         let next = RoundRobin::beginning_at(usize::MAX - 2);
-        let ids: Vec<_> = (0..6).map(|_| next.next(&queues, None).unwrap().queue_id).collect();
+        let ids: Vec<_> = (0..6).map(|_| next.next(&queues, &[]).unwrap().queue_id).collect();
         assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{ids:?}");
     }
 
     #[test]
-    fn the_broker_that_failed_is_avoided_while_there_is_another() {
+    fn the_first_wish_that_can_be_granted_counts() {
         let next = RoundRobin::beginning_at(0);
-        let both = queues(&["a", "a", "b"]);
+        let queues = queues(&["a", "a", "b", "c"]);
+        let wish = |name: &'static str| move |queue: &MessageQueue| &*queue.broker_name == name;
         for _ in 0..6 {
-            assert_eq!(&*next.next(&both, Some("a")).unwrap().broker_name, "b");
+            let chosen = next.next(&queues, &[&wish("x"), &wish("b"), &wish("c")]);
+            assert_eq!(&*chosen.unwrap().broker_name, "b");
         }
-        assert!(next.next(&queues(&["a"]), Some("a")).is_some());
+        let chosen: Vec<_> = (0..4).filter_map(|_| next.next(&queues, &[&wish("x")])).collect();
+        assert_eq!(chosen.len(), 4);
+        assert!(chosen.windows(2).any(|pair| pair[0].broker_name != pair[1].broker_name), "each has its turn");
     }
 
     #[test]
     fn no_queue_is_none() {
-        assert!(RoundRobin::beginning_at(7).next(&[], None).is_none());
+        assert!(RoundRobin::beginning_at(7).next(&[], &[]).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use crate::{Error, Producer, SendReceipt, SendStatus, producer::Shared};
+use crate::{Error, Producer, SendReceipt, SendStatus, interceptor::show, producer::Shared};
 use rocketmq_common::{
     Message, StoredMessage, TransactionCheck,
     message::{OffsetId, property},
@@ -97,16 +97,23 @@ impl Producer {
             return Err(Error::DelayedTransaction);
         }
         let mut message = message;
-        crate::prepare::ensure_unique_id(&mut message);
+        let watch = shared.check(&mut message)?;
         // The step sees the message as the user made it; the half message carries the marks of a transaction.
         let for_the_step = message.clone();
         message.properties_mut().set(property::TRAN_MSG, "true");
         message.properties_mut().set(property::PGROUP, &shared.group);
-        let mut delivery = shared.prepare(message, None).await?;
-        delivery.request.sys_flag |= sys_flag::TRANSACTION_PREPARED;
-        let (queue, answer) = delivery.run(shared).await?;
-        let transaction_id = answer.header.transaction_id.clone();
-        let receipt = SendReceipt::new(delivery.message_id, queue, answer);
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let sending = async {
+            let mut delivery = shared.prepare(message, None, deadline).await?;
+            delivery.request.sys_flag |= sys_flag::TRANSACTION_PREPARED;
+            let (queue, answer) = delivery.run(shared).await?;
+            let transaction_id = answer.header.transaction_id.clone();
+            Ok((SendReceipt::new(delivery.message_id, queue, answer), transaction_id))
+        };
+        let (result, transaction_id) =
+            sending.await.map_or_else(|error| (Err(error), None), |(receipt, id)| (Ok(receipt), id));
+        show(watch.as_ref(), &result);
+        let receipt = result?;
         let state = match receipt.status {
             SendStatus::Ok => match unwinding(|| local_step(for_the_step)).await {
                 Ok(state) => state,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -36,6 +37,8 @@ pub mod property {
     pub const MIN_OFFSET: &str = "MIN_OFFSET";
     /// Largest offset of the queue when the message was pulled.
     pub const MAX_OFFSET: &str = "MAX_OFFSET";
+    /// Priority of a message, in topics that have priorities.
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
     /// Of old clients, without meaning today.
     pub const BUYER_ID: &str = "BUYER_ID";
     /// Offset id of the first copy of a message that is consumed again.
@@ -349,6 +352,20 @@ impl Properties {
     /// Whether the broker waits for disk and replicas as configured. Default true.
     pub fn wait_store(&self) -> bool {
         self.get(property::WAIT).is_none_or(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// How far ahead of `now` the time of delivery of a timer message is; `None` where it has none that can be read.
+    pub fn timer_delay(&self, now: SystemTime) -> Option<Duration> {
+        if !self.as_str().contains("TIMER_DEL") {
+            return None;
+        }
+        let number = |name| self.get(name).and_then(|text| text.parse::<u64>().ok());
+        // In the order in which a broker looks at them.
+        let after = number(property::TIMER_DELAY_SEC).map(Duration::from_secs);
+        let after = after.or_else(|| number(property::TIMER_DELAY_MS).map(Duration::from_millis));
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = || number(property::TIMER_DELIVER_MS).map(Duration::from_millis);
+        after.or_else(|| at().map(|at| at.saturating_sub(since_epoch)))
     }
 
     /// Whether the message has a time of delivery (not a delay level).

@@ -1,0 +1,26 @@
+use crate::{fault::FaultTable, producer::Shared};
+use rocketmq_common::{Error as ClientError, MessageQueue};
+use std::sync::Arc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Probes the brokers that could not be reached, until they answer or leave the cluster. Runs until it is dropped.
+///
+/// # Protocol
+/// `GET_MAX_OFFSET` (30), as in Java: `LatencyFaultToleranceImpl.detectByOneRound`.
+pub(crate) async fn detect(producer: Arc<Shared>, faults: Arc<FaultTable>) {
+    let mut ticks = interval(faults.tolerance().detect_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (broker, topic) in faults.unreachable() {
+            let queue = MessageQueue { topic, broker_name: broker.clone(), queue_id: 0 };
+            match timeout(faults.tolerance().detect_timeout, producer.client.max_offset(&queue)).await {
+                // Any answer will do: a refusal comes from a broker that is there.
+                Ok(Ok(_)) => faults.note_reachable(&broker),
+                Ok(Err(error)) if error.response_code().is_some() => faults.note_reachable(&broker),
+                Ok(Err(ClientError::BrokerNotFound { .. })) => faults.forget(&broker),
+                Ok(Err(_)) | Err(_) => tracing::debug!(%broker, "still not reachable"),
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Messages that wait a moment for others to travel with.
+
+use crate::{
+    BatchReceipt, Error, SendReceipt,
+    batch::{batch_delivery, encoded_size},
+    launch::{Delivered, launch},
+    producer::Shared,
+};
+use rocketmq_common::{
+    Message, MessageQueue,
+    message::{names, property},
+    remote::Deadline,
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+/// A message on its way to a batch, and whom to tell what becomes of it.
+pub(crate) struct Passenger {
+    message: Message,
+    size: usize,
+    /// Whether it has to go by itself, and waits only for its turn.
+    alone: bool,
+    deadline: Deadline,
+    done: Box<dyn FnOnce(Result<SendReceipt, Error>) + Send>,
+}
+
+impl Passenger {
+    pub(crate) fn new(
+        message: Message,
+        alone: bool,
+        deadline: Deadline,
+        done: impl FnOnce(Result<SendReceipt, Error>) + Send + 'static,
+    ) -> Self {
+        Self { size: encoded_size(&message), message, alone, deadline, done: Box::new(done) }
+    }
+}
+
+impl fmt::Debug for Passenger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passenger").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+/// Whether a message may travel with others.
+///
+/// # Protocol
+/// Java: `DefaultMQProducer.canBatch`.
+pub(crate) fn may_share(message: &Message) -> bool {
+    let properties = message.properties();
+    let is_delayed = properties.delay_level() > 0 || properties.has_timer();
+    !is_delayed && !names::is_retry_topic(message.topic()) && properties.get(property::PGROUP).is_none()
+}
+
+/// What goes together: messages of one topic, for one queue if they were meant for one, with one wish to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lane {
+    topic: String,
+    queue: Option<MessageQueue>,
+    wait_store: bool,
+}
+
+/// The lanes in use, each with a task of its own, so that the messages of one stay in order and no lane waits for another.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    lanes: Mutex<HashMap<Lane, mpsc::Sender<Passenger>>>,
+    /// Counts the flushes, at each of which the batches go at once.
+    flushes: watch::Sender<u64>,
+}
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        Self { lanes: Mutex::default(), flushes: watch::Sender::new(0) }
+    }
+
+    /// Sends what is waiting now without letting it wait any longer.
+    pub(crate) fn flush(&self) {
+        self.flushes.send_modify(|count| *count += 1);
+    }
+
+    /// Puts a message into its lane, waiting only for its turn.
+    pub(crate) async fn board(
+        &self,
+        producer: &Arc<Shared>,
+        queue: Option<MessageQueue>,
+        mut passenger: Passenger,
+    ) -> Result<(), Error> {
+        let wait_store = passenger.message.properties().wait_store();
+        let lane = Lane { topic: passenger.message.topic().to_owned(), queue, wait_store };
+        while !producer.stopped.is_cancelled() {
+            let sender = self.lanes().entry(lane.clone()).or_insert_with(|| open(producer, lane.clone())).clone();
+            match sender.send(passenger).await {
+                Ok(()) => return Ok(()),
+                // The lane has closed in between.
+                Err(mpsc::error::SendError(back)) => passenger = back,
+            }
+        }
+        Err(Error::ShutDown)
+    }
+
+    /// Closes a lane unless somebody is in it.
+    fn retire(&self, lane: &Lane, passengers: &mpsc::Receiver<Passenger>) -> bool {
+        let mut lanes = self.lanes();
+        let is_empty = passengers.is_empty();
+        if is_empty {
+            lanes.remove(lane);
+        }
+        is_empty
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, mpsc::Sender<Passenger>>> {
+        self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn open(producer: &Arc<Shared>, lane: Lane) -> mpsc::Sender<Passenger> {
+    let (sender, passengers) = mpsc::channel(PASSENGERS_IN_LINE);
+    producer.spawn(run(producer.clone(), lane, passengers));
+    sender
+}
+
+/// Gathers the messages of a lane into batches and sends these one after the other, until nobody comes any more.
+async fn run(producer: Arc<Shared>, lane: Lane, mut passengers: mpsc::Receiver<Passenger>) {
+    let mut flushes = producer.lanes.flushes.subscribe();
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(first) => first,
+            None => match timeout(IDLE, passengers.recv()).await {
+                Ok(Some(first)) => first,
+                Ok(None) => return,
+                Err(_) if producer.lanes.retire(&lane, &passengers) => return,
+                Err(_) => continue,
+            },
+        };
+        let mut batch = Batch::of(first);
+        let leaves_at = Instant::now() + producer.config.linger;
+        let mut at_once = false;
+        while next.is_none() && !batch.is_full(producer.config.linger_bytes) {
+            let passenger = match passengers.try_recv() {
+                Ok(passenger) => Some(passenger),
+                Err(_) if at_once => break,
+                Err(_) => tokio::select! {
+                    biased;
+                    passenger = passengers.recv() => passenger,
+                    _ = flushes.changed() => {
+                        at_once = true;
+                        continue;
+                    }
+                    () = sleep_until(leaves_at) => None,
+                },
+            };
+            match passenger {
+                Some(passenger) => next = batch.add(passenger, producer.config.linger_bytes),
+                None => break,
+            }
+        }
+        batch.send(&producer, lane.queue.clone()).await;
+    }
+}
+
+/// Messages that go together.
+#[derive(Debug)]
+struct Batch {
+    passengers: Vec<Passenger>,
+    size: usize,
+}
+
+impl Batch {
+    fn of(first: Passenger) -> Self {
+        Self { size: first.size, passengers: vec![first] }
+    }
+
+    /// Adds a message, or gives it back where it does not fit in or goes alone.
+    fn add(&mut self, passenger: Passenger, max_bytes: usize) -> Option<Passenger> {
+        if passenger.alone || self.size + passenger.size > max_bytes {
+            return Some(passenger);
+        }
+        self.size += passenger.size;
+        self.passengers.push(passenger);
+        None
+    }
+
+    fn is_full(&self, max_bytes: usize) -> bool {
+        self.size >= max_bytes || self.passengers.iter().any(|passenger| passenger.alone)
+    }
+
+    /// Sends it, waiting only until it is queued: the next batch of the lane follows it on the connection.
+    async fn send(mut self, producer: &Arc<Shared>, queue: Option<MessageQueue>) {
+        if self.passengers.len() > 1 {
+            return self.send_together(producer, queue).await;
+        }
+        let Some(Passenger { message, deadline, done, .. }) = self.passengers.pop() else { return };
+        match producer.load(message, deadline).await {
+            Ok(delivery) => {
+                let tell = |delivered: Delivered| {
+                    done(delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer)));
+                };
+                launch(producer, delivery.to(queue), tell).await;
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    async fn send_together(self, producer: &Arc<Shared>, queue: Option<MessageQueue>) {
+        let deadline = self.passengers.iter().map(|passenger| passenger.deadline).min();
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(producer.config.send_timeout));
+        let (messages, waiting): (Vec<_>, Vec<_>) =
+            self.passengers.into_iter().map(|passenger| (passenger.message, passenger.done)).unzip();
+        let ids: Vec<String> = messages.iter().filter_map(|m| m.properties().unique_id().map(str::to_owned)).collect();
+        let tell = move |delivered: Delivered| match delivered {
+            Ok((_, queue, answer)) => {
+                let receipts = BatchReceipt::new(ids, queue, answer).receipts();
+                waiting.into_iter().zip(receipts).for_each(|(done, receipt)| done(Ok(receipt)));
+            }
+            // Everybody in the batch hears of it, each with the id of the own message.
+            Err(error) => waiting.into_iter().zip(ids).for_each(|(done, id)| done(Err(error.clone().of_message(id)))),
+        };
+        match batch_delivery(producer, &messages, deadline) {
+            Ok(delivery) => launch(producer, delivery.to(queue), tell).await,
+            Err(error) => tell(Err(error)),
+        }
+    }
+}
+
+/// Messages that wait for their turn in a lane; senders of further ones wait.
+const PASSENGERS_IN_LINE: usize = 1024;
+/// How long a lane stays open with nobody in it.
+const IDLE: Duration = Duration::from_secs(10);
