@@ -4,7 +4,7 @@ use crate::{
     interceptor::Watch,
     launch::{Delivered, launch},
     pending::Pending,
-    prepare::ensure_unique_id,
+    prepare::{compress, ensure_unique_id},
     producer::Shared,
 };
 use bytes::BytesMut;
@@ -147,8 +147,33 @@ impl Shared {
         };
         let ids = batch.messages.iter().filter_map(|message| message.properties().unique_id()).map(str::to_owned);
         let ids = ids.collect();
-        let delivery = batch_delivery(self, &batch.messages, deadline)?;
-        Ok((delivery.to(chosen), ids))
+        let (messages, sys_flag) = self.compress_batch(batch.messages).await?;
+        let mut delivery = batch_delivery(self, &messages, deadline)?.to(chosen);
+        delivery.request.0.sys_flag |= sys_flag;
+        Ok((delivery, ids))
+    }
+
+    /// Compresses the bodies of a batch where one is large enough for it, and the batch gets smaller: all of them, since
+    /// one flag speaks for all. Also returns that flag.
+    ///
+    /// # Protocol
+    /// Brokers store each message of a batch by itself, with the flag of the request; Java's producers leave batches as
+    /// they are.
+    async fn compress_batch(&self, messages: Vec<Message>) -> Result<(Vec<Message>, i32), Error> {
+        let Some(compression) = messages.iter().find_map(|message| self.compression_of(message)) else {
+            return Ok((messages, 0));
+        };
+        let mut compressed = Vec::with_capacity(messages.len());
+        let (mut before, mut after) = (0, 0);
+        for message in &messages {
+            let body = compress(compression, self.config.compression_level, message.body().clone()).await?;
+            before += message.body().len();
+            after += body.len();
+            let mut message = message.clone();
+            message.replace_body(body);
+            compressed.push(message);
+        }
+        if after < before { Ok((compressed, compression.sys_flag_bits())) } else { Ok((messages, 0)) }
     }
 }
 

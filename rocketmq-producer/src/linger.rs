@@ -95,7 +95,7 @@ impl Lanes {
         let wait_store = passenger.message.properties().wait_store();
         let lane = Lane { topic: passenger.message.topic().to_owned(), queue, wait_store };
         while !producer.stopped.is_cancelled() {
-            let sender = self.lanes().entry(lane.clone()).or_insert_with(|| open(producer, lane.clone())).clone();
+            let sender = self.lanes().entry(lane.clone()).or_insert_with(|| self.open(producer, lane.clone())).clone();
             match sender.send(passenger).await {
                 Ok(()) => return Ok(()),
                 // The lane has closed in between.
@@ -103,6 +103,14 @@ impl Lanes {
             }
         }
         Err(Error::ShutDown)
+    }
+
+    fn open(&self, producer: &Arc<Shared>, lane: Lane) -> mpsc::Sender<Passenger> {
+        let (sender, passengers) = mpsc::channel(PASSENGERS_IN_LINE);
+        // From here on, and not only from when the task first runs, no flush is missed.
+        let flushes = self.flushes.subscribe();
+        producer.spawn(run(producer.clone(), lane, passengers, flushes));
+        sender
     }
 
     /// Closes a lane unless somebody is in it.
@@ -120,15 +128,13 @@ impl Lanes {
     }
 }
 
-fn open(producer: &Arc<Shared>, lane: Lane) -> mpsc::Sender<Passenger> {
-    let (sender, passengers) = mpsc::channel(PASSENGERS_IN_LINE);
-    producer.spawn(run(producer.clone(), lane, passengers));
-    sender
-}
-
 /// Gathers the messages of a lane into batches and sends these one after the other, until nobody comes any more.
-async fn run(producer: Arc<Shared>, lane: Lane, mut passengers: mpsc::Receiver<Passenger>) {
-    let mut flushes = producer.lanes.flushes.subscribe();
+async fn run(
+    producer: Arc<Shared>,
+    lane: Lane,
+    mut passengers: mpsc::Receiver<Passenger>,
+    mut flushes: watch::Receiver<u64>,
+) {
     let mut next = None;
     loop {
         let first = match next.take() {

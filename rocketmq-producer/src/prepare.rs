@@ -108,7 +108,7 @@ pub(crate) fn ensure_unique_id(message: &mut Message) {
 }
 
 /// Compresses a body; a large one does not keep other tasks waiting.
-async fn compress(compression: Compression, level: u32, body: Bytes) -> Result<Bytes, Error> {
+pub(crate) async fn compress(compression: Compression, level: u32, body: Bytes) -> Result<Bytes, Error> {
     let failed = |error: CompressError| Error::Compress(Arc::new(error));
     if body.len() <= BLOCKING_FROM_BYTES {
         return compression.compress(level, &body).map_err(failed);

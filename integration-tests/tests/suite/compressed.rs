@@ -88,14 +88,14 @@ async fn lies_compressed_and_arrives_whole(cluster: &Cluster, compression: Compr
 
 /// What a broker has stored of a message.
 #[derive(Clone, Debug)]
-struct Raw {
-    sys_flag: i32,
-    body_bytes: usize,
-    properties: String,
+pub(crate) struct Raw {
+    pub(crate) sys_flag: i32,
+    pub(crate) body_bytes: usize,
+    pub(crate) properties: String,
 }
 
 /// The records of a pull's body, which lie one after the other, read without the decoder that is under test.
-fn split(mut pulled: &[u8]) -> Result<Vec<Raw>> {
+pub(crate) fn split(mut pulled: &[u8]) -> Result<Vec<Raw>> {
     let mut records = Vec::new();
     while !pulled.is_empty() {
         let size = usize::try_from(int(pulled, 0)?)?;

@@ -12,16 +12,20 @@ mod real_clusters;
 mod trials;
 mod wait;
 
+mod batches;
 mod calls;
 mod compressed;
 mod consume;
 mod consuming_faults;
 mod delayed;
 mod group;
+mod interceptors;
 mod lifecycle;
 mod limits;
+mod linger;
 mod name_server;
 mod outage;
+mod queued;
 mod refusals;
 mod restart;
 mod retry;
@@ -106,7 +110,20 @@ fn scenarios() -> Vec<Scenario> {
         embedded sending_faults::a_stopped_broker_is_avoided_within_the_send,
         embedded sending_faults::no_answer_at_all_ends_with_the_send_timeout,
         embedded sending_faults::stored_but_not_safely_is_a_status_or_another_attempt,
-        embedded sending_faults::what_is_queued_is_retried_while_its_receipt_is_awaited,
+        embedded sending_faults::what_is_queued_is_retried_whether_or_not_its_receipt_is_awaited,
+        embedded sending_faults::a_user_over_quota_waits_before_the_next_attempt,
+        embedded sending_faults::an_attempt_takes_no_longer_than_it_may,
+        embedded sending_faults::a_slow_broker_is_avoided_for_a_while,
+        embedded sending_faults::an_unreachable_broker_is_probed_until_it_answers,
+        embedded queued::messages_beyond_the_bounds_wait_for_room,
+        both queued::a_flush_ends_when_everything_before_it_is_stored,
+        both linger::single_sends_travel_in_batches_and_get_their_own_receipts,
+        alone linger::messages_of_a_queue_stay_in_order_whatever_they_travel_in,
+        embedded linger::a_batch_that_fails_fails_for_its_own_messages,
+        both interceptors::interceptors_see_every_send_and_add_properties,
+        both batches::a_long_list_is_divided_and_arrives_in_order,
+        both batches::a_batch_goes_to_the_queue_of_ones_choice,
+        both batches::bodies_of_a_batch_lie_compressed_and_arrive_whole,
         embedded sending_faults::a_topic_that_may_not_be_written_is_an_error_and_recovers,
         embedded limits::fetching_stops_at_the_limit_of_messages,
         embedded limits::fetching_stops_at_the_limit_of_bytes,

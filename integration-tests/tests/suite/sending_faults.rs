@@ -4,7 +4,7 @@ use crate::{cluster::Cluster, wait::SOON};
 use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::Message;
 use rocketmq_dev_broker::{DevCluster, RequestCode, ResponseCode};
-use rocketmq_producer::{Error, FailedAttempt, ProducerConfig, SendReceipt, SendStatus};
+use rocketmq_producer::{Error, FailedAttempt, FaultTolerance, ProducerConfig, SendReceipt, SendStatus};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -175,7 +175,117 @@ pub(crate) async fn stored_but_not_safely_is_a_status_or_another_attempt(cluster
     Ok(())
 }
 
-pub(crate) async fn what_is_queued_is_retried_while_its_receipt_is_awaited(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn a_user_over_quota_waits_before_the_next_attempt(_: &Cluster) -> Result<()> {
+    // Each of the three waits is at least half of its 100, 200 and 400 ms.
+    const LEAST: Duration = Duration::from_millis(350);
+    let cluster = Cluster::of(DevCluster::builder().brokers(2).start().await?);
+    let topic = cluster.topic(2).await?;
+    let config = ProducerConfig { retries: 3, send_timeout: SOON, ..Default::default() };
+    for (code, waits) in [(ResponseCode::FLOW_CONTROL, true), (ResponseCode::SYSTEM_ERROR, false)] {
+        cluster.dev().on(SEND).answer(code).times(3);
+        let began = Instant::now();
+        let receipt = send(&cluster, &topic, config.clone()).await??;
+        let took = began.elapsed();
+        ensure!(!waits || took >= LEAST, "{code}: stored after {took:?} as {receipt:?}");
+    }
+    ensure!(cluster.dev().received(SEND) == 8, "{} attempts", cluster.dev().received(SEND));
+    // No wait goes beyond the time there is.
+    cluster.dev().on(SEND).answer(ResponseCode::FLOW_CONTROL);
+    let config = ProducerConfig { retries: 1000, send_timeout: LEAST, ..Default::default() };
+    let began = Instant::now();
+    let (attempts, retryable, maybe) = not_sent(send(&cluster, &topic, config).await?)?;
+    ensure!((2..=4).contains(&attempts.len()) && retryable && !maybe, "{attempts:?}");
+    ensure!(began.elapsed() < SOON, "gave up after {:?}", began.elapsed());
+    Ok(())
+}
+
+pub(crate) async fn an_attempt_takes_no_longer_than_it_may(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    cluster.dev().on(SEND).forget().times(1);
+    let attempt_timeout = Some(Duration::from_millis(200));
+    let config = ProducerConfig { attempt_timeout, send_timeout: SOON, ..Default::default() };
+    let began = Instant::now();
+    let receipt = send(cluster, &topic, config).await??;
+    ensure!(began.elapsed() < SOON / 2, "the second attempt came after {:?}", began.elapsed());
+    expect_stored(cluster, &topic, &receipt, 1)?;
+    // The last attempt may take all the time there is.
+    cluster.dev().on(SEND).delay(Duration::from_millis(600)).times(1);
+    let config = ProducerConfig { attempt_timeout, retries: 0, send_timeout: SOON, ..Default::default() };
+    send(cluster, &topic, config).await??;
+    Ok(())
+}
+
+pub(crate) async fn a_slow_broker_is_avoided_for_a_while(_: &Cluster) -> Result<()> {
+    const SLOW: Duration = Duration::from_millis(300);
+    let cluster = Cluster::of(DevCluster::builder().brokers(2).start().await?);
+    let topic = cluster.topic(2).await?;
+    let avoided = Duration::from_secs(1);
+    let tolerance = FaultTolerance { latency_steps: vec![(SLOW, avoided)], ..Default::default() };
+    let config = ProducerConfig { fault_tolerance: Some(tolerance), send_timeout: SOON, ..Default::default() };
+    let producer = cluster.producer_with(config).await?;
+    let broker = async || Ok::<_, anyhow::Error>(producer.send(Message::new(&topic, "b")).await?.queue.broker_name);
+    cluster.dev().on(SEND).at_broker("broker-a").delay(SLOW).times(1);
+    // Before the slow answer, both have their turn.
+    while &*broker().await? != "broker-a" {}
+    let noted = Instant::now();
+    let mut elsewhere = 0;
+    loop {
+        let (asked, stored_at) = (noted.elapsed(), broker().await?);
+        if &*stored_at == "broker-a" {
+            ensure!(noted.elapsed() >= avoided, "the slow broker was used again after {:?}", noted.elapsed());
+            break;
+        }
+        elsewhere += 1;
+        ensure!(asked < SOON, "the slow broker is never used again");
+    }
+    ensure!(elsewhere >= 8, "only {elsewhere} messages went to the other broker");
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn an_unreachable_broker_is_probed_until_it_answers(_: &Cluster) -> Result<()> {
+    let cluster = Cluster::of(DevCluster::builder().brokers(2).start().await?);
+    let topic = cluster.topic(2).await?;
+    let tolerance = FaultTolerance {
+        latency_steps: Vec::new(),
+        detector: true,
+        detect_interval: Duration::from_millis(50),
+        ..Default::default()
+    };
+    let config = ProducerConfig { fault_tolerance: Some(tolerance), send_timeout: SOON, ..Default::default() };
+    let producer = cluster.producer_with(config).await?;
+    let probes = || cluster.dev().received(RequestCode::GET_MAX_OFFSET);
+    for _ in 0..8 {
+        producer.send(Message::new(&topic, "b")).await?;
+    }
+    ensure!(probes() == 0, "a broker that answers was probed");
+    cluster.dev().on(SEND).at_broker("broker-a").close();
+    cluster.dev().on(RequestCode::GET_MAX_OFFSET).at_broker("broker-a").forget();
+    for _ in 0..8 {
+        let receipt = producer.send(Message::new(&topic, "b")).await?;
+        ensure!(&*receipt.queue.broker_name == "broker-b", "stored in {}", receipt.queue);
+    }
+    let attempts = cluster.dev().received(SEND);
+    crate::wait::eventually(SOON, async || {
+        ensure!(probes() >= 3, "{} probes", probes());
+        Ok(())
+    })
+    .await?;
+    for _ in 0..8 {
+        producer.send(Message::new(&topic, "b")).await?;
+    }
+    let further = cluster.dev().received(SEND) - attempts;
+    ensure!(further == 8, "{further} attempts for 8 messages: the unreachable broker was asked");
+    cluster.dev().clear_faults();
+    crate::wait::eventually(SOON, async || {
+        let receipt = producer.send(Message::new(&topic, "b")).await?;
+        ensure!(&*receipt.queue.broker_name == "broker-a", "stored in {}", receipt.queue);
+        Ok(())
+    })
+    .await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn what_is_queued_is_retried_whether_or_not_its_receipt_is_awaited(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic(2).await?;
     let producer = cluster.producer_with(ProducerConfig::default()).await?;
     cluster.dev().on(SEND).answer(ResponseCode::SYSTEM_BUSY).times(1);
@@ -183,6 +293,13 @@ pub(crate) async fn what_is_queued_is_retried_while_its_receipt_is_awaited(clust
     let receipt = producer.send_async(Message::new(&topic, "body")).await?.await?;
     expect_stored(cluster, &topic, &receipt, 1)?;
     ensure!(cluster.dev().received(SEND) == 3, "{} attempts", cluster.dev().received(SEND));
+    // A receipt nobody awaits stops no attempt.
+    let again = cluster.topic(2).await?;
+    cluster.dev().on(SEND).answer(ResponseCode::SYSTEM_BUSY).times(1);
+    cluster.dev().on(SEND).close().times(1);
+    drop(producer.send_async(Message::new(&again, "body")).await?);
+    producer.flush().await;
+    ensure!(cluster.dev().messages(&again).len() == 1, "{} messages stored", cluster.dev().messages(&again).len());
     cluster.dev().on(RequestCode::SEND_BATCH_MESSAGE).answer(ResponseCode::SYSTEM_BUSY).times(2);
     let batch = producer.send_batch(vec![Message::new(&topic, "one"), Message::new(&topic, "other")]).await?;
     ensure!(cluster.dev().received(RequestCode::SEND_BATCH_MESSAGE) == 3, "not three attempts for a batch");
