@@ -8,6 +8,13 @@ use std::{
 /// How brokers that were slow or failed are avoided for a while. Java: `MQFaultStrategy`, off by default there too.
 ///
 /// It decides among the queues that take turns; a chosen queue is used whatever its broker did.
+///
+/// ```
+/// use rocketmq_producer::{FaultTolerance, ProducerConfig};
+///
+/// let tolerance = FaultTolerance { detector: true, ..Default::default() };
+/// let config = ProducerConfig { fault_tolerance: Some(tolerance), ..Default::default() };
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultTolerance {

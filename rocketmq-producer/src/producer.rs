@@ -262,6 +262,19 @@ impl Producer {
     /// for others to travel with goes at once. Later sends go on meanwhile and are not waited for. It ends within the
     /// send timeout; failures are told by the receipts.
     ///
+    /// ```no_run
+    /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
+    /// use rocketmq_producer::Message;
+    ///
+    /// let mut pending = Vec::new();
+    /// for number in 0..1000 {
+    ///     pending.push(producer.send_async(Message::new("t", format!("{number}"))).await?);
+    /// }
+    /// producer.flush().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn flush(&self) {
