@@ -17,6 +17,7 @@ use pending::Outcome;
 use serde::{Deserialize, Serialize};
 use shared::Shared;
 use std::{
+    collections::BTreeMap,
     future::Future,
     marker::PhantomData,
     net::SocketAddr,
@@ -50,6 +51,9 @@ pub struct ConnectionOptions {
     /// Whether heads are written in the binary layout rather than as JSON. Default false. Codes beyond 16 bits travel
     /// as JSON all the same; either is read.
     pub binary_head: bool,
+    /// Fields that go along with every request, one-way ones included, after its own; not with answers. A name that
+    /// requests use themselves does not belong here. Default none.
+    pub request_fields: BTreeMap<String, String>,
     /// How long a peer may send nothing while calls expire before the connection is given up. Default 5 s.
     pub silence: Duration,
 }
@@ -62,6 +66,7 @@ impl Default for ConnectionOptions {
             max_calls: 65_535,
             max_queued_bytes: 4 * 1024 * 1024,
             binary_head: false,
+            request_fields: BTreeMap::new(),
             silence: Duration::from_secs(5),
         }
     }
@@ -267,6 +272,9 @@ impl Connection {
     fn command<R: Request>(&self, request: &R, body: R::Body) -> Result<Command, Error> {
         let body = body.into_bytes().map_err(|source| self.encode_error(R::CODE, source))?;
         let mut command = Command::request(request).with_body(body);
+        for (name, value) in &self.0.shared.options.request_fields {
+            command.fields.push(name, value);
+        }
         if self.0.shared.options.binary_head {
             command.encoding = HeadEncoding::Binary;
         }

@@ -328,6 +328,25 @@ async fn heads_are_binary_where_asked_for_and_the_code_fits() {
     drop((narrow, wide));
 }
 
+#[tokio::test(start_paused = true)]
+async fn every_request_carries_the_fields_of_its_connection() {
+    for binary_head in [false, true] {
+        let request_fields = [("nsd".to_owned(), "true".to_owned()), ("ns".to_owned(), "n\"1".to_owned())].into();
+        let options = ConnectionOptions { binary_head, request_fields, ..Default::default() };
+        let (connection, mut peer) = pair_with(options, Processors::new(), 64 * 1024);
+        let waiting = queue(&connection, 7).await;
+        connection.call_oneway(&Ask { number: 8 }, Bytes::new(), within(SECOND)).await.unwrap();
+        for number in [7, 8] {
+            let request = peer.next().await.unwrap();
+            let encoding = if binary_head { HeadEncoding::Binary } else { HeadEncoding::Json };
+            assert_eq!((request.encoding, number_of(&request)), (encoding, number));
+            let fields: Vec<_> = request.fields.iter().skip(1).collect();
+            assert_eq!(fields, [("ns", "n\"1"), ("nsd", "true")]);
+        }
+        drop(waiting);
+    }
+}
+
 // Cancelling.
 
 #[tokio::test(start_paused = true)]
