@@ -3,16 +3,17 @@ mod members;
 mod routes;
 
 use crate::{
-    ClientConfig, Error, TopicRoute,
+    ClientConfig, Error, Namespace, TopicRoute,
     identity::client_id,
     message::{DecodeLimits, decode_records, names::AUTO_CREATE_TOPIC, property},
-    name_server::NameServers,
+    name_server::{self, NameServerSource, NameServers},
     pool::Pool,
     protocol::{
         CheckTransactionState, ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged,
         TopicRouteData,
     },
     random::random_below,
+    resolver::NameServerResolver,
 };
 use members::Members;
 pub use members::TransactionCheck;
@@ -21,7 +22,7 @@ use rocketmq_remote::{
 };
 use routes::RouteTable;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, Weak},
     time::Duration,
@@ -38,6 +39,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// A producer and a consumer make one each, or share one. Several clients, also of several clusters, live side by side
 /// in a process and have nothing in common. Dropping the last handle stops everything at once;
 /// [`shutdown`](Self::shutdown) does it in order.
+///
+/// Its calls name topics and groups as the wire does; [`namespace`](Self::namespace) makes such names of plain ones.
+/// Producers and consumers do that by themselves.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Handle>);
 
@@ -57,8 +61,13 @@ impl Drop for Handle {
 struct Shared {
     id: Arc<str>,
     config: ClientConfig,
+    namespace: Namespace,
     name_servers: NameServers,
+    /// No name server answered: its address may have changed.
+    name_servers_wanted: Notify,
     pool: Pool,
+    /// The connections to the VIP channel: no heartbeat goes there, and nobody unregisters there.
+    vip_pool: Pool,
     routes: RouteTable,
     members: Members,
     /// Topics whose route has failed somebody, with the generation that did.
@@ -71,25 +80,30 @@ struct Shared {
 impl Client {
     /// Makes a client and asks a name server something, to be sure that there is one.
     ///
-    /// `name_servers` are addresses of the form `host:port`; one text may hold several, separated by `;` or `,`.
+    /// `name_servers` are addresses of the form `host:port`, or a [resolver](NameServerSource::resolver) that finds
+    /// them; see [`NameServerSource`].
     ///
     /// # Errors
-    /// [`Error::Config`] for an option that cannot work or an empty list, [`Error::NoNameServer`] where none answers
-    /// within the request timeout.
+    /// [`Error::Config`] for an option that cannot work or an empty list, [`Error::NameServersUnknown`] where a resolver
+    /// fails, [`Error::NoNameServer`] where none answers within the request timeout.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
-    pub async fn start(
-        name_servers: impl IntoIterator<Item = impl Into<String>>,
-        config: ClientConfig,
-    ) -> Result<Self, Error> {
+    pub async fn start(name_servers: impl Into<NameServerSource>, config: ClientConfig) -> Result<Self, Error> {
         config.check()?;
-        let name_servers: Vec<String> = name_servers.into_iter().map(Into::into).collect();
-        let name_servers = NameServers::new(name_servers, random_below(1024))?;
+        let (addrs, resolver) = name_servers.into().begin(config.request_timeout).await?;
+        let namespace = match &config.namespace {
+            Some(namespace) => Namespace::new(namespace)?,
+            None => name_server::namespace_of(&addrs),
+        };
+        let options = config.connection_options();
         let shared = Arc::new(Shared {
-            id: client_id(config.instance_name.as_deref()).into(),
-            name_servers,
-            pool: Pool::new(config.connection.clone()),
+            id: client_id(config.instance_name.as_deref(), config.unit_name.as_deref()).into(),
+            namespace,
+            name_servers: NameServers::new(&addrs, random_below(1024))?,
+            name_servers_wanted: Notify::new(),
+            pool: Pool::new(options.clone()),
+            vip_pool: Pool::new(options),
             routes: RouteTable::default(),
             members: Members::default(),
             stale: Mutex::default(),
@@ -105,6 +119,9 @@ impl Client {
             Err(error) => return Err(error),
         }
         client.0.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_routes(shared.clone())));
+        if let Some(resolver) = resolver {
+            client.0.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_name_servers(shared.clone(), resolver)));
+        }
         client.0.tasks.spawn(until_stopped(shared.stopped.clone(), beat(shared)));
         Ok(client)
     }
@@ -117,6 +134,16 @@ impl Client {
     /// What this client was made with.
     pub fn config(&self) -> &ClientConfig {
         &self.shared().config
+    }
+
+    /// The namespace by which topics and groups are named on the wire; none as a rule.
+    pub fn namespace(&self) -> &Namespace {
+        &self.shared().namespace
+    }
+
+    /// The addresses of the name servers, the one that is asked first before the others.
+    pub fn name_servers(&self) -> Vec<Arc<str>> {
+        self.shared().name_servers.in_order()
     }
 
     /// A deadline one request timeout from now.
@@ -181,6 +208,18 @@ impl Client {
         self.shared().broker(addr, deadline).await
     }
 
+    /// As [`broker`](Self::broker), for what goes by the VIP channel where that is
+    /// [on](ClientConfig::vip_channel): sends, offsets, lists of members.
+    ///
+    /// # Errors
+    /// As [`broker`](Self::broker).
+    pub async fn vip_broker(&self, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {
+        match self.config().vip_channel {
+            true => self.shared().vip_broker(addr, deadline).await,
+            false => self.broker(addr, deadline).await,
+        }
+    }
+
     /// Asks a broker and awaits the answer. A broker that answers GO_AWAY did not do it and is asked once more, on a
     /// fresh connection.
     ///
@@ -196,14 +235,24 @@ impl Client {
     where
         R::Body: Clone,
     {
-        let connection = self.broker(addr, deadline).await?;
-        match connection.call(request, body.clone(), deadline).await {
-            Err(RemoteError::Refused { code: ResponseCode::GO_AWAY, .. }) => {
-                let fresh = self.broker(addr, deadline).await?;
-                fresh.call(request, body, deadline).await
-            }
-            other => other,
-        }
+        call_on(async || self.broker(addr, deadline).await, request, body, deadline).await
+    }
+
+    /// As [`call`](Self::call), by the VIP channel where that is [on](ClientConfig::vip_channel).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn vip_call<R: Request>(
+        &self,
+        addr: &Arc<str>,
+        request: &R,
+        body: R::Body,
+        deadline: Deadline,
+    ) -> Result<R::Reply, RemoteError>
+    where
+        R::Body: Clone,
+    {
+        call_on(async || self.vip_broker(addr, deadline).await, request, body, deadline).await
     }
 
     /// Enters a producer group into the heartbeats. Brokers' questions about its half messages go to `checks`; those it
@@ -252,7 +301,7 @@ impl Client {
         let shared = self.shared();
         shared.stopped.cancel();
         let mut closing = JoinSet::new();
-        for connection in shared.pool.close() {
+        for connection in shared.pool.close().into_iter().chain(shared.vip_pool.close()) {
             closing.spawn(async move { connection.close(deadline).await });
         }
         while closing.join_next().await.is_some() {}
@@ -262,6 +311,21 @@ impl Client {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
+    }
+}
+
+/// Asks on a connection, and once more on a fresh one where the peer is going away and did not do it.
+async fn call_on<R: Request<Body: Clone>>(
+    connect: impl AsyncFn() -> Result<Connection, RemoteError>,
+    request: &R,
+    body: R::Body,
+    deadline: Deadline,
+) -> Result<R::Reply, RemoteError> {
+    match connect().await?.call(request, body.clone(), deadline).await {
+        Err(RemoteError::Refused { code: ResponseCode::GO_AWAY, .. }) => {
+            connect().await?.call(request, body, deadline).await
+        }
+        other => other,
     }
 }
 
@@ -297,6 +361,29 @@ async fn refresh_routes(shared: Arc<Shared>) {
     }
 }
 
+/// Asks a resolver now and then where the name servers are, and when none of them answers.
+///
+/// # Protocol
+/// Java: `MQClientInstance.startScheduledTask`, after 10 s and then every 120 s.
+async fn refresh_name_servers(shared: Arc<Shared>, resolver: Arc<dyn NameServerResolver>) {
+    let interval = shared.config.name_server_refresh_interval;
+    let mut pause = interval.min(FIRST_NAME_SERVER_REFRESH);
+    loop {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shared.name_servers_wanted.notified() => {}
+        }
+        pause = interval;
+        match name_server::ask(&*resolver, shared.config.request_timeout).await {
+            Ok(texts) => shared.replace_name_servers(&texts),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the name servers stay as they were known");
+            }
+        }
+        sleep(SHORTEST_REFRESH_PAUSE).await;
+    }
+}
+
 /// Tells the brokers that this client lives.
 async fn beat(shared: Arc<Shared>) {
     let mut ticks = ticks(shared.config.heartbeat_interval);
@@ -307,6 +394,8 @@ async fn beat(shared: Arc<Shared>) {
         }
         let brokers = shared.routes.addresses(true);
         shared.pool.retain(|addr| brokers.contains(addr) || shared.name_servers.contains(addr));
+        let vip: HashSet<Arc<str>> = brokers.iter().filter_map(vip_addr).collect();
+        shared.vip_pool.retain(|addr| vip.contains(addr));
         shared.heartbeat().await;
     }
 }
@@ -329,7 +418,7 @@ impl Shared {
     /// the next one asked as well; the first answer counts.
     async fn look_up(self: &Arc<Self>, topic: &Arc<str>) -> Result<TopicRouteData, Error> {
         let deadline = Deadline::after(self.config.request_timeout);
-        let mut waiting: Vec<Arc<str>> = self.name_servers.in_order().cloned().collect();
+        let mut waiting = self.name_servers.in_order();
         let asked = waiting.clone();
         waiting.reverse();
         let mut asking = JoinSet::new();
@@ -361,7 +450,17 @@ impl Shared {
                 None => {}
             }
         }
+        self.name_servers_wanted.notify_one();
         Err(last_error.map_or(Error::ShutDown, |source| Error::NoNameServer { asked, source }))
+    }
+
+    /// Goes by these name servers from now on. Those that are gone are not asked any more.
+    fn replace_name_servers(&self, texts: &[String]) {
+        let gone = self.name_servers.replace(texts, random_below(1024));
+        if !gone.is_empty() {
+            tracing::info!(?gone, now = ?self.name_servers.in_order(), "the name servers have changed");
+            self.pool.retain(|addr| !gone.iter().any(|gone| **gone == *addr));
+        }
     }
 
     /// The route one name server answers; `None` where it does not know the topic.
@@ -386,6 +485,17 @@ impl Shared {
         // next heartbeat.
         let greet = |connection| async move { self.send_heartbeat(&connection).await };
         self.pool.get(addr, deadline, processors, greet).await
+    }
+
+    async fn vip_broker(self: &Arc<Self>, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {
+        let Some(vip_addr) = vip_addr(addr) else { return self.broker(addr, deadline).await };
+        // The broker knows its clients by the other connection: by that it asks about transactions.
+        let greet = |_| async {
+            if let Err(error) = self.broker(addr, deadline).await {
+                tracing::debug!(%addr, error = &error as &dyn std::error::Error, "reached by the VIP channel only");
+            }
+        };
+        self.vip_pool.get(&vip_addr, deadline, || processors(Arc::downgrade(self)), greet).await
     }
 
     async fn heartbeat(self: &Arc<Self>) {
@@ -426,6 +536,16 @@ impl Shared {
     }
 }
 
+/// The address of a broker's VIP channel.
+///
+/// # Protocol
+/// Two ports below its own. Java: `MixAll.brokerVIPChannel`; of the broker, `fastListenPort`.
+fn vip_addr(addr: &Arc<str>) -> Option<Arc<str>> {
+    let (host, port) = addr.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok()?.checked_sub(2).filter(|port| *port > 0)?;
+    Some(format!("{host}:{port}").into())
+}
+
 /// What brokers may ask of this client.
 fn processors(shared: Weak<Shared>) -> Processors {
     let for_checks = shared.clone();
@@ -459,3 +579,4 @@ fn read_check(incoming: &Incoming) -> Option<(String, TransactionCheck)> {
 }
 
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_NAME_SERVER_REFRESH: Duration = Duration::from_secs(10);

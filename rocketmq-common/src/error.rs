@@ -1,4 +1,4 @@
-use crate::NameError;
+use crate::{NameError, resolver::ResolveError};
 use rocketmq_remote::ResponseCode;
 use std::sync::Arc;
 
@@ -17,6 +17,12 @@ pub enum Error {
     /// A topic or group name breaks the rules.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The resolver did not tell where the name servers are.
+    #[error("the addresses of the name servers cannot be told")]
+    NameServersUnknown {
+        /// Why.
+        source: ResolveError,
+    },
     /// No name server answered.
     #[error("no name server answered (asked {})", list(asked))]
     NoNameServer {
@@ -50,7 +56,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Remote(error) => error.is_retryable(),
-            Self::NoNameServer { .. } | Self::BrokerNotFound { .. } => true,
+            Self::NameServersUnknown { .. } | Self::NoNameServer { .. } | Self::BrokerNotFound { .. } => true,
             Self::Config { .. } | Self::Name(_) | Self::TopicNotFound { .. } | Self::ShutDown => false,
         }
     }

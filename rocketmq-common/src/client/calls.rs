@@ -55,7 +55,7 @@ impl Client {
         body: Bytes,
         deadline: Deadline,
     ) -> Result<Answer<Stored>, Error> {
-        Ok(self.call(&self.master(broker_name)?, request, body, deadline).await?)
+        Ok(self.vip_call(&self.master(broker_name)?, request, body, deadline).await?)
     }
 
     /// Pulls from an address and awaits the answer; its body holds stored messages.
@@ -94,7 +94,7 @@ impl Client {
             queue_id: queue.queue_id,
             broker_name: Some(queue.broker_name.clone()),
         };
-        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The first offset a queue still holds.
@@ -107,7 +107,7 @@ impl Client {
             queue_id: queue.queue_id,
             broker_name: Some(queue.broker_name.clone()),
         };
-        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The offset of the first message of a queue stored at or after `time`; the end of the queue if all are older.
@@ -122,7 +122,7 @@ impl Client {
             timestamp_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
             broker_name: Some(queue.broker_name.clone()),
         };
-        Ok(self.call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The offset a group has recorded in a queue; `None` where there is none yet.
@@ -138,7 +138,7 @@ impl Client {
             broker_name: Some(queue.broker_name.clone()),
         };
         let addr = self.offset_keeper(&queue.broker_name)?;
-        let GroupOffset(offset) = self.call(&addr, &request, (), self.request_deadline()).await?;
+        let GroupOffset(offset) = self.vip_call(&addr, &request, (), self.request_deadline()).await?;
         Ok(offset)
     }
 
@@ -154,7 +154,7 @@ impl Client {
     ) -> Result<(), Error> {
         let request = update_offset(group, queue, offset);
         let addr = self.offset_keeper(&queue.broker_name)?;
-        Ok(self.call(&addr, &request, (), self.request_deadline()).await?)
+        Ok(self.vip_call(&addr, &request, (), self.request_deadline()).await?)
     }
 
     /// Records a group's offset in a queue without waiting for an answer.
@@ -168,7 +168,7 @@ impl Client {
         offset: i64,
     ) -> Result<(), Error> {
         let deadline = self.request_deadline();
-        let connection = self.broker(&self.offset_keeper(&queue.broker_name)?, deadline).await?;
+        let connection = self.vip_broker(&self.offset_keeper(&queue.broker_name)?, deadline).await?;
         Ok(connection.call_oneway(&update_offset(group, queue, offset), (), deadline).await?)
     }
 
@@ -183,7 +183,7 @@ impl Client {
         for (broker_name, addrs) in route.brokers() {
             let Some(addr) = addrs.values().next() else { continue };
             let request = GetConsumerList { consumer_group: group.clone() };
-            match self.call(addr, &request, (), self.request_deadline()).await {
+            match self.vip_call(addr, &request, (), self.request_deadline()).await {
                 Ok(Json(ids)) => return Ok(ids.consumer_id_list),
                 Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => return Ok(Vec::new()),
                 Err(error) => {
