@@ -214,10 +214,7 @@ impl Client {
     /// # Errors
     /// As [`broker`](Self::broker).
     pub async fn vip_broker(&self, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {
-        match self.config().vip_channel {
-            true => self.shared().vip_broker(addr, deadline).await,
-            false => self.broker(addr, deadline).await,
-        }
+        self.shared().reach(addr, self.config().vip_channel, deadline).await
     }
 
     /// Asks a broker and awaits the answer. A broker that answers GO_AWAY did not do it and is asked once more, on a
@@ -235,7 +232,7 @@ impl Client {
     where
         R::Body: Clone,
     {
-        call_on(async || self.broker(addr, deadline).await, request, body, deadline).await
+        self.shared().call(addr, false, request, body, deadline).await
     }
 
     /// As [`call`](Self::call), by the VIP channel where that is [on](ClientConfig::vip_channel).
@@ -252,7 +249,7 @@ impl Client {
     where
         R::Body: Clone,
     {
-        call_on(async || self.vip_broker(addr, deadline).await, request, body, deadline).await
+        self.shared().call(addr, self.config().vip_channel, request, body, deadline).await
     }
 
     /// Enters a producer group into the heartbeats. Brokers' questions about its half messages go to `checks`; those it
@@ -311,21 +308,6 @@ impl Client {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
-    }
-}
-
-/// Asks on a connection, and once more on a fresh one where the peer is going away and did not do it.
-async fn call_on<R: Request<Body: Clone>>(
-    connect: impl AsyncFn() -> Result<Connection, RemoteError>,
-    request: &R,
-    body: R::Body,
-    deadline: Deadline,
-) -> Result<R::Reply, RemoteError> {
-    match connect().await?.call(request, body.clone(), deadline).await {
-        Err(RemoteError::Refused { code: ResponseCode::GO_AWAY, .. }) => {
-            connect().await?.call(request, body, deadline).await
-        }
-        other => other,
     }
 }
 
@@ -485,6 +467,35 @@ impl Shared {
         // next heartbeat.
         let greet = |connection| async move { self.send_heartbeat(&connection).await };
         self.pool.get(addr, deadline, processors, greet).await
+    }
+
+    /// The connection to a broker, by the VIP channel or not.
+    async fn reach(
+        self: &Arc<Self>,
+        addr: &Arc<str>,
+        vip: bool,
+        deadline: Deadline,
+    ) -> Result<Connection, RemoteError> {
+        if vip { self.vip_broker(addr, deadline).await } else { self.broker(addr, deadline).await }
+    }
+
+    /// Asks a broker, and once more on a fresh connection where it is going away and did not do it.
+    async fn call<R: Request<Body: Clone>>(
+        self: &Arc<Self>,
+        addr: &Arc<str>,
+        vip: bool,
+        request: &R,
+        body: R::Body,
+        deadline: Deadline,
+    ) -> Result<R::Reply, RemoteError> {
+        let connection = self.reach(addr, vip, deadline).await?;
+        match connection.call(request, body.clone(), deadline).await {
+            Err(RemoteError::Refused { code: ResponseCode::GO_AWAY, .. }) => {
+                let fresh = self.reach(addr, vip, deadline).await?;
+                fresh.call(request, body, deadline).await
+            }
+            other => other,
+        }
     }
 
     async fn vip_broker(self: &Arc<Self>, addr: &Arc<str>, deadline: Deadline) -> Result<Connection, RemoteError> {

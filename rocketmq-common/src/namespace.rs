@@ -69,46 +69,58 @@ impl Namespace {
     }
 
     /// As [`wrap`](Self::wrap), for a name that is shared.
-    pub fn wrap_shared(&self, name: &Arc<str>) -> Arc<str> {
-        shared(self.wrap(name), name)
+    #[must_use]
+    pub fn wrap_shared(&self, name: Arc<str>) -> Arc<str> {
+        match self.wrap(&name) {
+            Cow::Owned(wrapped) => wrapped.into(),
+            Cow::Borrowed(_) => name,
+        }
     }
 
     /// As [`strip`](Self::strip), for a name that is shared.
-    pub fn strip_shared(&self, name: &Arc<str>) -> Arc<str> {
-        shared(self.strip(name), name)
+    #[must_use]
+    pub fn strip_shared(&self, name: Arc<str>) -> Arc<str> {
+        match self.strip_start(&name) {
+            Some((prefix, rest)) => [prefix, rest].concat().into(),
+            None => name,
+        }
+    }
+
+    /// As [`strip`](Self::strip), for a group, which has no prefix.
+    pub fn strip_group<'a>(&self, group: &'a str) -> &'a str {
+        match self.strip_start(group) {
+            Some(("", rest)) => rest,
+            _ => group,
+        }
     }
 
     /// A queue as the wire knows it.
-    pub fn wrap_queue(&self, queue: &MessageQueue) -> MessageQueue {
-        MessageQueue { topic: self.wrap_shared(&queue.topic), ..queue.clone() }
+    #[must_use]
+    pub fn wrap_queue(&self, queue: MessageQueue) -> MessageQueue {
+        MessageQueue { topic: self.wrap_shared(queue.topic), ..queue }
     }
 
     /// A queue as its user knows it.
     #[must_use]
     pub fn strip_queue(&self, queue: MessageQueue) -> MessageQueue {
-        match self.0 {
-            None => queue,
-            Some(_) => MessageQueue { topic: self.strip_shared(&queue.topic), ..queue },
-        }
+        MessageQueue { topic: self.strip_shared(queue.topic), ..queue }
     }
 
     /// A message as its user knows it.
     #[must_use]
     pub fn strip_message(&self, message: StoredMessage) -> StoredMessage {
-        match self.0 {
-            None => message,
-            Some(_) => {
-                let topic = self.strip_shared(message.shared_topic());
-                message.with_topic(topic)
-            }
+        if self.0.is_none() {
+            return message;
         }
+        let topic = self.strip_shared(message.shared_topic().clone());
+        message.with_topic(topic)
     }
 
     /// An error as its user knows the topic in it.
     #[must_use]
     pub fn strip_error(&self, error: Error) -> Error {
         match error {
-            Error::TopicNotFound { topic } => Error::TopicNotFound { topic: self.strip_shared(&topic) },
+            Error::TopicNotFound { topic } => Error::TopicNotFound { topic: self.strip_shared(topic) },
             other => other,
         }
     }
@@ -145,13 +157,6 @@ fn split_prefix(name: &str) -> (&str, &str) {
 
 fn is_system(name: &str) -> bool {
     is_system_topic(name) || name.starts_with(SYSTEM_GROUP_PREFIX)
-}
-
-fn shared(name: Cow<'_, str>, original: &Arc<str>) -> Arc<str> {
-    match name {
-        Cow::Borrowed(same) if same.len() == original.len() => original.clone(),
-        other => other.into(),
-    }
 }
 
 /// Start of the consumer groups of the brokers' own. Java: `MixAll.CID_RMQ_SYS_PREFIX`.
@@ -200,10 +205,11 @@ mod tests {
     fn without_a_namespace_names_are_not_touched() {
         let topic: Arc<str> = "NS%orders".into();
         assert_eq!(Namespace::new("").unwrap(), Namespace::NONE);
-        assert!(Arc::ptr_eq(&Namespace::NONE.wrap_shared(&topic), &topic));
-        assert!(Arc::ptr_eq(&Namespace::NONE.strip_shared(&topic), &topic));
-        assert!(Arc::ptr_eq(&namespace().wrap_shared(&topic), &topic));
-        assert_eq!(&*namespace().strip_shared(&topic), "orders");
+        assert!(Arc::ptr_eq(&Namespace::NONE.wrap_shared(topic.clone()), &topic));
+        assert!(Arc::ptr_eq(&Namespace::NONE.strip_shared(topic.clone()), &topic));
+        assert!(Arc::ptr_eq(&namespace().wrap_shared(topic.clone()), &topic));
+        assert_eq!(&*namespace().strip_shared(topic), "orders");
+        assert_eq!(namespace().strip_group("NS%g"), "g");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use crate::{Error, Filter, PushConfig, PushConsumer, listener::Listener};
-use rocketmq_common::{Client, StoredMessage};
+use rocketmq_common::{Client, NameServerSource, StoredMessage, resolver::NameServerResolver};
 use std::{fmt::Display, future::Future};
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
@@ -7,7 +7,7 @@ use std::{fmt::Display, future::Future};
 #[must_use = "a builder does nothing until start"]
 pub struct PushConsumerBuilder {
     pub(crate) group: String,
-    pub(crate) name_servers: Vec<String>,
+    pub(crate) name_servers: NameServerSource,
     pub(crate) client: Option<Client>,
     pub(crate) subscriptions: Vec<(String, Filter)>,
     pub(crate) listener: Option<Listener>,
@@ -15,9 +15,17 @@ pub struct PushConsumerBuilder {
 }
 
 impl PushConsumerBuilder {
-    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`.
+    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`. Where neither they nor a
+    /// resolver are given, the environment variable `NAMESRV_ADDR` holds them.
     pub fn name_servers(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.name_servers = addrs.into_iter().map(Into::into).collect();
+        self.name_servers = addrs.into();
+        self
+    }
+
+    /// Who finds the name servers, now and later: one of [`resolver`](crate::resolver), or your own. It takes the place
+    /// of a list.
+    pub fn name_server_resolver(mut self, resolver: impl NameServerResolver + 'static) -> Self {
+        self.name_servers = NameServerSource::resolver(resolver);
         self
     }
 

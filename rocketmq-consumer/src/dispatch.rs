@@ -152,16 +152,17 @@ fn retry_here(shared: &Arc<Shared>, task: &Task) {
 }
 
 impl Shared {
-    /// A message of the retry topic carries the topic it was sent to.
+    /// A message of the retry topic carries the topic it was sent to, and none a namespace.
     fn as_the_user_sees_it(&self, message: &StoredMessage) -> StoredMessage {
         let message = message.clone();
-        match message.property(property::RETRY_TOPIC).filter(|_| is_retry_topic(message.topic())) {
+        let message = match message.property(property::RETRY_TOPIC).filter(|_| is_retry_topic(message.topic())) {
             Some(topic) => {
                 let topic = self.shared_topic(topic);
                 message.with_topic(topic)
             }
             None => message,
-        }
+        };
+        self.client.namespace().strip_message(message)
     }
 }
 

@@ -36,7 +36,7 @@ pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;
 pub use push::PushConsumer;
-pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage};
+pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage, resolver};
 pub use subscription::{Filter, FilterError};
 
 /// The README, so that its code is compiled.

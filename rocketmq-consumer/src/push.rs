@@ -7,7 +7,7 @@ use crate::{
     rebalance::rebalance,
 };
 use rocketmq_common::{
-    Client, MessageQueue,
+    Client, MessageQueue, NameServerSource, Namespace,
     message::names::{check_group, check_topic, retry_topic},
     protocol::{ConsumeType, ConsumerData, ExpressionType, MessageModel, SubscriptionData},
     remote::Deadline,
@@ -70,7 +70,7 @@ impl PushConsumer {
     pub fn builder(group: impl Into<String>) -> PushConsumerBuilder {
         PushConsumerBuilder {
             group: group.into(),
-            name_servers: Vec::new(),
+            name_servers: NameServerSource::default(),
             client: None,
             subscriptions: Vec::new(),
             listener: None,
@@ -89,6 +89,9 @@ impl PushConsumer {
             Some(client) => client,
             None => Client::start(name_servers, config.client.clone()).await?,
         };
+        let group = client.namespace().wrap(&group).into_owned();
+        check_group(&group).map_err(rocketmq_common::Error::from)?;
+        let subscriptions = wrapped(client.namespace(), subscriptions)?;
         let members_changed = Arc::new(Notify::new());
         let data = ConsumerData {
             group_name: group.clone(),
@@ -96,7 +99,7 @@ impl PushConsumer {
             message_model: MessageModel::Clustering,
             consume_from_where: config.start_at.on_the_wire(),
             subscription_data_set: subscriptions.values().map(|data| data.as_ref().clone()).collect(),
-            unit_mode: false,
+            unit_mode: client.config().unit_mode,
         };
         client.register_consumer(data, members_changed.clone())?;
         let shared = Arc::new(Shared {
@@ -130,12 +133,13 @@ impl PushConsumer {
 
     /// The queues that belong to this member now, those of the retry topic included.
     pub fn assigned_queues(&self) -> Vec<MessageQueue> {
-        self.shared().queues().keys().cloned().collect()
+        let namespace = self.client().namespace();
+        self.shared().queues().keys().map(|queue| namespace.strip_queue(queue.clone())).collect()
     }
 
     /// The consumer group.
     pub fn group(&self) -> &str {
-        &self.shared().group
+        self.client().namespace().strip_group(&self.shared().group)
     }
 
     /// The client this consumer consumes by.
@@ -242,6 +246,23 @@ fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<BTreeMap<Arc<str>,
     Ok(parsed)
 }
 
+/// The subscriptions as the wire knows them.
+fn wrapped(
+    namespace: &Namespace,
+    plain: BTreeMap<Arc<str>, Arc<SubscriptionData>>,
+) -> Result<BTreeMap<Arc<str>, Arc<SubscriptionData>>, Error> {
+    if namespace.name().is_none() {
+        return Ok(plain);
+    }
+    let wrap = |(topic, data): (Arc<str>, Arc<SubscriptionData>)| {
+        let topic = namespace.wrap_shared(topic);
+        check_topic(&topic).map_err(rocketmq_common::Error::from)?;
+        let data = SubscriptionData { topic: topic.to_string(), ..data.as_ref().clone() };
+        Ok((topic, Arc::new(data)))
+    };
+    plain.into_iter().map(wrap).collect()
+}
+
 /// What recording offsets and closing connections get even where waiting has used up the time.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -254,6 +275,14 @@ mod tests {
         let parsed = parse("g", vec![("t".into(), Filter::tags("a"))]).unwrap();
         let topics: Vec<_> = parsed.keys().map(|topic| topic.to_string()).collect();
         assert_eq!(topics, ["%RETRY%g", "t"]);
+    }
+
+    #[test]
+    fn a_namespace_stands_before_every_topic() {
+        let namespace = Namespace::new("NS").unwrap();
+        let parsed = wrapped(&namespace, parse("g", vec![("t".into(), Filter::tags("a"))]).unwrap()).unwrap();
+        let topics: Vec<_> = parsed.iter().map(|(topic, data)| (&**topic, &*data.topic)).collect();
+        assert_eq!(topics, [("%RETRY%NS%g", "%RETRY%NS%g"), ("NS%t", "NS%t")]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Store for SendBatchMessage {
 /// A message, or a batch, on its way: what stays the same over all attempts, and what they came to.
 #[derive(Debug)]
 pub(crate) struct Delivery<R> {
+    /// As the user named it; the request has its name on the wire.
     pub(crate) topic: Arc<str>,
     pub(crate) message_id: String,
     pub(crate) request: R,
@@ -47,6 +48,7 @@ pub(crate) struct Delivery<R> {
 /// Where an attempt goes, and since when.
 #[derive(Debug)]
 pub(crate) struct Target {
+    /// As its user knows it.
     pub(crate) queue: MessageQueue,
     route: Arc<TopicRoute>,
     connection: Connection,
@@ -142,7 +144,10 @@ impl<R: Store> Delivery<R> {
             header.born_timestamp_ms = now_ms();
             let deadline = self.attempt_deadline(producer, &route, &queue);
             match connect(producer, &route, &queue, deadline).await {
-                Ok(connection) => return Ok(Target { queue, route, connection, deadline, started }),
+                Ok(connection) => {
+                    let queue = producer.client.namespace().strip_queue(queue);
+                    return Ok(Target { queue, route, connection, deadline, started });
+                }
                 Err(error) => self.note_failure(producer, &route, &queue, started, error).await?,
             }
         }
@@ -312,7 +317,7 @@ async fn connect(
     let addrs = route.broker_addrs(&queue.broker_name);
     let master = addrs.and_then(|addrs| addrs.get(&MASTER_ID));
     let master = master.ok_or_else(|| ClientError::BrokerNotFound { broker_name: queue.broker_name.clone() })?;
-    Ok(producer.client.broker(master, deadline).await?)
+    Ok(producer.client.vip_broker(master, deadline).await?)
 }
 
 fn now_ms() -> i64 {

@@ -125,6 +125,7 @@ impl Shared {
         let max = self.config.max_message_bytes;
         check_batch(&messages, max)?;
         for message in &mut messages {
+            self.enter_namespace(message)?;
             ensure_unique_id(message);
         }
         let watch = self.interceptors.before(&mut messages, max);

@@ -1,7 +1,7 @@
 use crate::{
     Error, Producer, ProducerConfig, SendInterceptor, TransactionState, interceptor::Interceptors, transaction::Checker,
 };
-use rocketmq_common::{Client, StoredMessage};
+use rocketmq_common::{Client, NameServerSource, StoredMessage, resolver::NameServerResolver};
 use std::{future::Future, sync::Arc};
 
 /// Wires a producer up; made by [`Producer::builder`].
@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 #[must_use = "a builder does nothing until start"]
 pub struct ProducerBuilder {
     pub(crate) group: String,
-    pub(crate) name_servers: Vec<String>,
+    pub(crate) name_servers: NameServerSource,
     pub(crate) client: Option<Client>,
     pub(crate) checker: Option<Checker>,
     pub(crate) interceptors: Interceptors,
@@ -17,9 +17,17 @@ pub struct ProducerBuilder {
 }
 
 impl ProducerBuilder {
-    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`.
+    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`. Where neither they nor a
+    /// resolver are given, the environment variable `NAMESRV_ADDR` holds them.
     pub fn name_servers(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.name_servers = addrs.into_iter().map(Into::into).collect();
+        self.name_servers = addrs.into();
+        self
+    }
+
+    /// Who finds the name servers, now and later: one of [`resolver`](crate::resolver), or your own. It takes the place
+    /// of a list.
+    pub fn name_server_resolver(mut self, resolver: impl NameServerResolver + 'static) -> Self {
+        self.name_servers = NameServerSource::resolver(resolver);
         self
     }
 
@@ -56,8 +64,8 @@ impl ProducerBuilder {
     /// Starts the producer.
     ///
     /// # Errors
-    /// [`Error::Client`] for a bad group name or option, for an empty list of name servers, and where none of them
-    /// answers within the request timeout.
+    /// [`Error::Client`] for a bad group name or option, where nothing tells the addresses of name servers, and where
+    /// none of them answers within the request timeout.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.

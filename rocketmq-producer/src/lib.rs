@@ -45,7 +45,7 @@ pub use pending::{Pending, PendingBatchReceipt, PendingReceipt};
 pub use producer::Producer;
 pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
 pub use rocketmq_common::{
-    ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, compress::Compression,
+    ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, compress::Compression, resolver,
 };
 pub use select::Select;
 pub use transaction::{TransactionReceipt, TransactionState};

@@ -1,9 +1,9 @@
 use crate::{Error, Select, attempt::Delivery, interceptor::Watch, producer::Shared};
 use bytes::Bytes;
 use rocketmq_common::{
-    Message, MessageQueue, TopicRoute,
+    Message, MessageError, MessageQueue, TopicRoute,
     compress::{CompressError, Compression},
-    message::{UniqueIdGenerator, property},
+    message::{UniqueIdGenerator, names::check_topic, property},
     protocol::SendMessage,
     remote::Deadline,
 };
@@ -19,6 +19,7 @@ impl Shared {
         if ahead > self.config.max_timer_delay {
             return Err(Error::TimerTooFar { ahead, max: self.config.max_timer_delay });
         }
+        self.enter_namespace(message)?;
         ensure_unique_id(message);
         Ok(self.interceptors.before(std::slice::from_mut(message), self.config.max_message_bytes))
     }
@@ -47,25 +48,43 @@ impl Shared {
         }
     }
 
+    /// The queue that is selected for a message. A selector sees the queues as its user knows them.
     pub(crate) async fn choose(
         &self,
         select: &Select,
         message: &Message,
         deadline: Deadline,
     ) -> Result<MessageQueue, Error> {
-        let route = match self.client.known_route(message.topic()) {
+        let namespace = self.client.namespace();
+        let route = match self.client.known_route(&namespace.wrap(message.topic())) {
             Some(route) => route,
             None => self.route(&message.topic().into(), deadline).await?,
         };
-        select.choose(route.write_queues(), message)
+        if namespace.name().is_none() {
+            return select.choose(route.write_queues(), message);
+        }
+        let topic = namespace.strip_shared(route.topic().clone());
+        let plain = route.write_queues().iter().map(|queue| MessageQueue { topic: topic.clone(), ..queue.clone() });
+        let chosen = select.choose(&plain.collect::<Vec<_>>(), message)?;
+        Ok(MessageQueue { topic: route.topic().clone(), ..chosen })
+    }
+
+    /// Marks a message with the namespace, if there is one.
+    pub(crate) fn enter_namespace(&self, message: &mut Message) -> Result<(), MessageError> {
+        let namespace = self.client.namespace();
+        let Some(name) = namespace.name() else { return Ok(()) };
+        check_topic(&namespace.wrap(message.topic())).map_err(|source| MessageError::Topic { source })?;
+        message.properties_mut().set(property::INSTANCE_ID, name);
+        Ok(())
     }
 
     /// The request of a message, its body compressed if it is to be.
     pub(crate) async fn load(&self, mut message: Message, deadline: Deadline) -> Result<Delivery<SendMessage>, Error> {
-        let route = self.client.known_route(message.topic());
+        let namespace = self.client.namespace();
+        let route = self.client.known_route(&namespace.wrap(message.topic()));
         let topic: Arc<str> = match &route {
-            Some(route) => route.topic().clone(),
-            None => message.topic().into(),
+            Some(route) if namespace.name().is_none() => route.topic().clone(),
+            _ => message.topic().into(),
         };
         let mut request = self.header(topic.clone());
         request.flag = message.flag_bits();
@@ -86,14 +105,16 @@ impl Shared {
         self.config.compression.filter(|_| message.body().len() >= self.config.compress_from_bytes)
     }
 
-    /// The route by which to send to a topic.
+    /// The route by which to send to a topic, named as its user does.
     pub(crate) async fn route(&self, topic: &Arc<str>, deadline: Deadline) -> Result<Arc<TopicRoute>, Error> {
-        if let Some(route) = self.client.known_route(topic) {
+        let namespace = self.client.namespace();
+        let name = namespace.wrap_shared(topic.clone());
+        if let Some(route) = self.client.known_route(&name) {
             return Ok(route);
         }
-        let look_up = self.client.publish_route(topic, self.config.new_topic_queues);
+        let look_up = self.client.publish_route(&name, self.config.new_topic_queues);
         match timeout_at(deadline.instant(), look_up).await {
-            Ok(route) => Ok(route?),
+            Ok(route) => Ok(route.map_err(|error| namespace.strip_error(error))?),
             Err(_) => Err(Error::NoRoute { topic: topic.clone() }),
         }
     }

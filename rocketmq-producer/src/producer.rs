@@ -13,7 +13,7 @@ use crate::{
     under_way::UnderWay,
 };
 use rocketmq_common::{
-    Client, Message,
+    Client, Message, NameServerSource,
     message::names,
     protocol::{SendMessage, Stored},
     random::random_below,
@@ -68,7 +68,7 @@ impl Producer {
     pub fn builder(group: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder {
             group: group.into(),
-            name_servers: Vec::new(),
+            name_servers: NameServerSource::default(),
             client: None,
             checker: None,
             interceptors: Interceptors::default(),
@@ -85,7 +85,8 @@ impl Producer {
             Some(client) => client,
             None => Client::start(name_servers, config.client.clone()).await?,
         };
-        let group: Arc<str> = group.into();
+        let group = client.namespace().wrap_shared(group.into());
+        names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         let (check, checks) = mpsc::channel(CHECKS_WAITING);
         client.register_producer(&group, checker.is_some().then_some(check))?;
         tracing::info!(%group, client = %client.id(), "producer started");
@@ -310,7 +311,7 @@ impl Producer {
 
     /// The producer group.
     pub fn group(&self) -> &str {
-        &self.shared().group
+        self.client().namespace().strip_group(&self.shared().group)
     }
 
     /// The client this producer sends by.
@@ -380,7 +381,7 @@ impl Shared {
     pub(crate) fn header(&self, topic: Arc<str>) -> SendMessage {
         SendMessage {
             producer_group: self.group.clone(),
-            topic,
+            topic: self.client.namespace().wrap_shared(topic),
             default_topic: self.template.clone(),
             default_topic_queue_nums: self.config.new_topic_queues,
             queue_id: 0,
@@ -389,7 +390,7 @@ impl Shared {
             flag: 0,
             properties: None,
             reconsume_times: Some(0),
-            unit_mode: Some(false),
+            unit_mode: Some(self.client.config().unit_mode),
             max_reconsume_times: None,
             batch: Some(false),
             broker_name: None,

@@ -21,7 +21,7 @@ impl Producer {
         let not_recallable = || Error::NotRecallable { message_id: receipt.message_id.clone() };
         let request = RecallMessage {
             producer_group: Some(shared.group.clone()),
-            topic: receipt.queue.topic.clone(),
+            topic: shared.client.namespace().wrap_shared(receipt.queue.topic.clone()),
             recall_handle: receipt.recall_handle.clone().ok_or_else(not_recallable)?,
             broker_name: Some(receipt.queue.broker_name.clone()),
         };

@@ -137,7 +137,7 @@ impl Shared {
             return;
         };
         let request = EndTransaction {
-            topic: Some(receipt.queue.topic.clone()),
+            topic: Some(self.client.namespace().wrap_shared(receipt.queue.topic.clone())),
             producer_group: self.group.clone(),
             tran_state_table_offset: receipt.queue_offset,
             commit_log_offset: place.commit_log_offset,
@@ -175,6 +175,7 @@ impl Shared {
         let TransactionCheck { message, request, addr } = check;
         let message_id = message.message_id().into_owned();
         let topic = message.shared_topic().clone();
+        let message = self.client.namespace().strip_message(message);
         let state = match unwinding(|| (checker.0)(message)).await {
             Ok(state) => state,
             Err(panic) => {
