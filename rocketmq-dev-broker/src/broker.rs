@@ -301,7 +301,7 @@ impl Store {
 
 impl Service for Broker {
     fn processors(self: &Arc<Self>) -> Processors {
-        handlers::of_broker(self)
+        handlers::of_broker(self, false)
     }
 
     fn peers(&self) -> &Peers {
@@ -321,6 +321,27 @@ impl Service for Broker {
         tasks.spawn(expiry(self.clone(), stop.clone()));
         tasks.spawn(transactions(self.clone(), stop.clone()));
     }
+}
+
+/// The second port of a broker, two below its own: for sends, and for all that is not a pull. Java: the fast remoting
+/// server.
+#[derive(Debug)]
+pub(crate) struct VipChannel(pub(crate) Arc<Broker>);
+
+impl Service for VipChannel {
+    fn processors(self: &Arc<Self>) -> Processors {
+        handlers::of_broker(&self.0, true)
+    }
+
+    fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    fn ended(&self, connection: u64) {
+        self.0.ended(connection);
+    }
+
+    fn start_tasks(self: &Arc<Self>, _: &CancellationToken, _: &TaskTracker) {}
 }
 
 /// Delivers delayed messages and answers held pulls when they are due: one task for all of them.

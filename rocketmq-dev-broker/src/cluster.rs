@@ -1,6 +1,6 @@
 use crate::{
     Error,
-    broker::{Broker, BrokerConfig},
+    broker::{Broker, BrokerConfig, VipChannel},
     faults::{FaultRule, Faults},
     handlers::NameServer,
     log::TopicConfig,
@@ -20,6 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct DevCluster {
     name_server: (Arc<NameServer>, Server),
     brokers: Arc<[(Arc<Broker>, Arc<Server>)]>,
+    /// Those of the brokers, in the same order.
+    vip_channels: Vec<(Arc<VipChannel>, Server)>,
     faults: Arc<Faults>,
     tasks: TaskTracker,
     stop_all: CancellationToken,
@@ -86,17 +88,19 @@ impl DevClusterBuilder {
     pub async fn start(self) -> Result<DevCluster, Error> {
         let (stop_all, tasks, faults) = (CancellationToken::new(), TaskTracker::new(), Arc::<Faults>::default());
         let mut brokers = Vec::with_capacity(self.brokers);
+        let mut vip_channels = Vec::with_capacity(self.brokers);
         for letter in BROKER_LETTERS.chars().take(self.brokers) {
-            let server = Server::bind(&stop_all)?;
-            let broker = Broker::new(
+            let (server, vip_server) = Server::bind_with_vip(&stop_all)?;
+            let broker = Arc::new(Broker::new(
                 format!("broker-{letter}").into(),
                 server.addr,
                 self.config.clone(),
                 faults.clone(),
                 tasks.clone(),
                 stop_all.clone(),
-            );
-            brokers.push((Arc::new(broker), Arc::new(server)));
+            ));
+            vip_channels.push((Arc::new(VipChannel(broker.clone())), vip_server));
+            brokers.push((broker, Arc::new(server)));
         }
         let brokers: Arc<[_]> = brokers.into();
         let name_server = NameServer {
@@ -107,9 +111,12 @@ impl DevClusterBuilder {
             peers: Peers::default(),
         };
         let name_server = (Arc::new(name_server), Server::bind(&stop_all)?);
-        let cluster = DevCluster { name_server, brokers, faults, tasks, stop_all };
+        let cluster = DevCluster { name_server, brokers, vip_channels, faults, tasks, stop_all };
         for (broker, server) in cluster.brokers.iter() {
             server.start(broker)?;
+        }
+        for (channel, server) in &cluster.vip_channels {
+            server.start(channel)?;
         }
         cluster.name_server.1.start(&cluster.name_server.0)?;
         Ok(cluster)
@@ -195,10 +202,24 @@ impl DevCluster {
         self.faults.received(code)
     }
 
+    /// How many requests of a code have reached the VIP channel of a broker, the port two below its own; they are among
+    /// those that [`received`](Self::received) counts.
+    pub fn received_by_vip_channel(&self, code: RequestCode) -> u64 {
+        self.faults.received_by_vip(code)
+    }
+
+    /// The value of a field of the last request of a code.
+    pub fn last_field(&self, code: RequestCode, name: &str) -> Option<String> {
+        self.faults.last_fields(code)?.get(name).map(str::to_owned)
+    }
+
     /// Stops a broker: its port and its connections close, and the name server forgets it. Messages, offsets and topics
     /// stay.
     pub async fn stop_broker(&self, broker_name: &str) {
         if let Some((_, server)) = self.find(broker_name) {
+            server.stop().await;
+        }
+        if let Some((_, server)) = self.find_vip_channel(broker_name) {
             server.stop().await;
         }
     }
@@ -210,7 +231,8 @@ impl DevCluster {
     pub async fn start_broker(&self, broker_name: &str) -> Result<(), Error> {
         let (broker, server) =
             self.find(broker_name).ok_or_else(|| Error::NoBroker { name: broker_name.to_owned() })?;
-        server.start(broker)
+        server.start(broker)?;
+        self.find_vip_channel(broker_name).map_or(Ok(()), |(channel, server)| server.start(channel))
     }
 
     /// Stops the name server: its port and its connections close.
@@ -272,9 +294,16 @@ impl DevCluster {
         for (_, server) in self.brokers.iter() {
             server.stop().await;
         }
+        for (_, server) in &self.vip_channels {
+            server.stop().await;
+        }
         self.name_server.1.stop().await;
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    fn find_vip_channel(&self, broker_name: &str) -> Option<&(Arc<VipChannel>, Server)> {
+        self.vip_channels.iter().find(|(channel, _)| *channel.0.name == *broker_name)
     }
 
     fn find(&self, broker_name: &str) -> Option<&(Arc<Broker>, Arc<Server>)> {

@@ -1,6 +1,6 @@
 //! Rules that make chosen requests fail, and a count of all requests.
 
-use rocketmq_remote::{RequestCode, ResponseCode};
+use rocketmq_remote::{ExtFields, RequestCode, ResponseCode};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -18,6 +18,8 @@ struct State {
     next_id: u64,
     rules: Vec<Rule>,
     received: HashMap<RequestCode, u64>,
+    received_by_vip: HashMap<RequestCode, u64>,
+    last_fields: HashMap<RequestCode, ExtFields>,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,23 @@ impl Faults {
 
     pub(crate) fn received(&self, code: RequestCode) -> u64 {
         self.lock().received.get(&code).copied().unwrap_or(0)
+    }
+
+    /// Keeps the fields of a request, and by which port it came.
+    pub(crate) fn note(&self, code: RequestCode, fields: &ExtFields, vip: bool) {
+        let mut state = self.lock();
+        state.last_fields.insert(code, fields.clone());
+        if vip {
+            *state.received_by_vip.entry(code).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn received_by_vip(&self, code: RequestCode) -> u64 {
+        self.lock().received_by_vip.get(&code).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn last_fields(&self, code: RequestCode) -> Option<ExtFields> {
+        self.lock().last_fields.get(&code).cloned()
     }
 
     pub(crate) fn clear(&self) {

@@ -128,9 +128,11 @@ fn receive(
     incoming: Incoming,
     faults: &Faults,
     place: &Place,
+    vip: bool,
     tasks: impl FnOnce() -> Tasks,
     handler: impl FnOnce(Asked) + Send + 'static,
 ) {
+    faults.note(incoming.command().request_code(), &incoming.command().fields, vip);
     let Some(fault) = faults.judge(incoming.command().request_code(), place) else {
         return handler(Asked { incoming, after: None });
     };
@@ -144,16 +146,17 @@ fn receive(
     });
 }
 
-/// The processors of a broker. Codes it does not serve are there too, so that they are counted and can fail on demand.
-pub(crate) fn of_broker(broker: &Arc<Broker>) -> Processors {
+/// The processors of a broker, at its own port or at that of the VIP channel. Codes it does not serve are there too, so
+/// that they are counted and can fail on demand.
+pub(crate) fn of_broker(broker: &Arc<Broker>, vip: bool) -> Processors {
     let mut processors = Processors::new();
     for code in named_codes() {
-        let handler = broker_handler(code);
+        let handler = if vip && is_own_port_only(code) { Handler::Now(unknown) } else { broker_handler(code) };
         let broker = broker.clone();
         processors = processors.on(code, move |incoming| {
             let tasks = || Tasks { tracker: broker.tasks.clone(), stop: broker.stop_all.clone() };
             let handling = broker.clone();
-            receive(incoming, &broker.faults, &broker.place, tasks, move |asked| match handler {
+            receive(incoming, &broker.faults, &broker.place, vip, tasks, move |asked| match handler {
                 Handler::Now(handler) => {
                     let outcome = handler(&handling, &asked.incoming);
                     asked.answer(outcome);
@@ -196,6 +199,11 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::VIEW_MESSAGE_BY_ID => Handler::Now(view::by_place),
         _ => Handler::Now(unknown),
     }
+}
+
+/// What the VIP channel does not serve. Java: `BrokerController.registerProcessor`.
+fn is_own_port_only(code: RequestCode) -> bool {
+    matches!(code, RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE | RequestCode::POP_MESSAGE)
 }
 
 fn unknown(_: &Broker, incoming: &Incoming) -> Outcome {

@@ -96,6 +96,23 @@ impl Server {
         Ok(Self { addr, state: Mutex::new(State::Stopped(Some(socket))), stop_all: stop_all.clone() })
     }
 
+    /// As [`bind`](Self::bind), and the port two below as well.
+    pub(crate) fn bind_with_vip(stop_all: &CancellationToken) -> Result<(Self, Self), Error> {
+        let mut taken = None;
+        for _ in 0..BIND_ATTEMPTS {
+            let own = Self::bind(stop_all)?;
+            let addr = SocketAddr::new(own.addr.ip(), own.addr.port().saturating_sub(2));
+            match bind_alone(addr) {
+                Ok(socket) => {
+                    let state = Mutex::new(State::Stopped(Some(socket)));
+                    return Ok((own, Self { addr, state, stop_all: stop_all.clone() }));
+                }
+                Err(source) => taken = Some(Error::Listen { addr, source }),
+            }
+        }
+        Err(taken.expect("there is at least one attempt, and it failed"))
+    }
+
     /// Listens. A server that runs goes on.
     pub(crate) fn start<S: Service>(&self, service: &Arc<S>) -> Result<(), Error> {
         let mut state = self.lock();
@@ -149,6 +166,14 @@ fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
     // Connections that were closed a moment ago must not keep the port.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// As [`bind`], but fails where another server holds the port and does not listen yet.
+fn bind_alone(addr: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(addr)?;
+    socket.set_reuseaddr(true)?;
     Ok(socket)
 }
 
@@ -225,6 +250,8 @@ async fn keep<S: Service>(
 }
 
 const BACKLOG: u32 = 1024;
+/// How often a pair of free ports is looked for.
+const BIND_ATTEMPTS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_NOTICES: usize = 64;
 const NOTICE_TIME: Duration = Duration::from_secs(1);

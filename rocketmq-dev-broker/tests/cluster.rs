@@ -7,7 +7,7 @@ use rocketmq_common::{
     message::MessageQueue,
     protocol::{GetRoute, LenientJson, UpdateConsumerOffset},
 };
-use rocketmq_dev_broker::{DevCluster, Error};
+use rocketmq_dev_broker::{DevCluster, Error, RequestCode};
 use rocketmq_remote::{Connection, ConnectionOptions, Processors, ResponseCode};
 use std::time::Duration;
 use tokio::{
@@ -161,4 +161,23 @@ async fn topics_can_be_taken_away() {
     assert!(cluster.messages("t").is_empty());
     let outcome = call_pull(&connection, &pull("g", "t", 0)).await;
     assert_eq!(refused(outcome), ResponseCode::TOPIC_NOT_EXIST);
+}
+
+#[tokio::test]
+async fn the_vip_channel_takes_sends_and_no_pulls() {
+    let cluster = DevCluster::start().await.unwrap();
+    cluster.create_topic("t", 1);
+    let own: std::net::SocketAddr = cluster.broker_addr(BROKER).unwrap().parse().unwrap();
+    let addr = format!("127.0.0.1:{}", own.port() - 2);
+    let vip = dial(&addr).await;
+    send(&vip, &message("t", 0, &[]), "body").await.unwrap();
+    assert_eq!(cluster.received_by_vip_channel(RequestCode::SEND_MESSAGE_V2), 1);
+    assert_eq!(cluster.last_field(RequestCode::SEND_MESSAGE_V2, "b").as_deref(), Some("t"));
+    let pulled = call_pull(&vip, &pull("g", "t", 0)).await;
+    assert_eq!(refused(pulled), ResponseCode::REQUEST_CODE_NOT_SUPPORTED);
+    cluster.stop_broker(BROKER).await;
+    timeout(Duration::from_secs(5), vip.ended()).await.unwrap();
+    cluster.start_broker(BROKER).await.unwrap();
+    send(&dial(&addr).await, &message("t", 0, &[]), "body").await.unwrap();
+    assert_eq!(cluster.messages("t").len(), 2);
 }

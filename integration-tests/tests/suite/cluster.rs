@@ -122,7 +122,8 @@ impl Cluster {
         Ok(topic)
     }
 
-    async fn create_topic(&self, topic: &str, queues: i32) -> Result<()> {
+    /// Creates a topic of a given name.
+    pub(crate) async fn create_topic(&self, topic: &str, queues: i32) -> Result<()> {
         match &self.servers {
             Servers::Embedded(dev) => dev.create_topic(topic, queues),
             Servers::Real { broker_address, .. } => {

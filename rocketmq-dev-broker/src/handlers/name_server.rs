@@ -74,7 +74,7 @@ impl Service for NameServer {
             processors = processors.on(code, move |incoming| {
                 let tasks = || Tasks { tracker: server.tasks.clone(), stop: server.stop_all.clone() };
                 let handling = server.clone();
-                receive(incoming, &server.faults, &Place::NameServer, tasks, move |asked| {
+                receive(incoming, &server.faults, &Place::NameServer, false, tasks, move |asked| {
                     let outcome = handling.handle(&asked.incoming);
                     asked.answer(outcome);
                 });
