@@ -1,6 +1,6 @@
 //! This program once more, in a process of its own: to be ended by a signal, and to be measured.
 
-use crate::{lifecycle, wait::eventually};
+use crate::{lifecycle, resolver, wait::eventually};
 use anyhow::{Context, Result, bail, ensure};
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use std::{
@@ -32,6 +32,7 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
             runtime.block_on(consume_until_told(name_server, topic, group, Path::new(file), work))
         }
         ["start-and-stop", name_server, topic] => runtime.block_on(lifecycle::start_and_stop(name_server, topic)),
+        ["send-by-environment", topic] => runtime.block_on(resolver::send_by_environment(topic)),
         _ => Err(anyhow::anyhow!("no such task: {task}")),
     };
     Some(match result {

@@ -24,9 +24,11 @@ mod lifecycle;
 mod limits;
 mod linger;
 mod name_server;
+mod namespace;
 mod outage;
 mod queued;
 mod refusals;
+mod resolver;
 mod restart;
 mod retry;
 mod select;
@@ -34,6 +36,7 @@ mod send;
 mod sending_faults;
 mod shutdown;
 mod transaction;
+mod vip;
 
 use libtest_mimic::Arguments;
 use real_clusters::RealClusters;
@@ -56,6 +59,9 @@ fn scenarios() -> Vec<Scenario> {
         both transaction::the_checker_decides_what_the_step_left_open,
         both transaction::another_producer_of_the_group_is_asked,
         both transaction::groups_of_one_client_do_not_mix,
+        both namespace::what_fails_comes_again_and_dies_under_plain_names,
+        both namespace::transactions_are_checked_under_plain_names,
+        both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
@@ -74,6 +80,20 @@ fn scenarios() -> Vec<Scenario> {
         both name_server::a_black_hole_among_the_entries_delays_start_by_a_second_at_most,
         embedded name_server::no_name_server_at_start_is_a_typed_error,
         embedded name_server::nothing_but_a_black_hole_is_a_typed_error_in_time,
+        both resolver::the_environment_tells_the_name_servers,
+        both resolver::dns_tells_the_name_servers,
+        both resolver::an_http_endpoint_tells_the_name_servers,
+        embedded resolver::a_hostile_http_endpoint_is_a_typed_error_in_time,
+        both resolver::a_list_that_changes_moves_the_client,
+        both resolver::where_no_name_server_answers_the_resolver_is_asked_at_once,
+        both namespace::tenants_with_the_same_names_do_not_meet,
+        both namespace::the_second_kind_goes_along_with_every_request,
+        embedded namespace::a_name_server_is_told_the_second_kind,
+        both namespace::a_unit_is_a_part_of_the_client_id,
+        embedded namespace::errors_name_topics_as_the_user_does,
+        embedded namespace::a_namespace_may_come_with_the_address,
+        embedded namespace::names_that_cannot_work_do_not_start,
+        both vip::sends_go_to_the_second_port,
         both consume::a_new_group_begins_where_it_is_told,
         both consume::a_filter_lets_exactly_its_tags_through,
         both consume::several_subscriptions_and_groups_do_not_mix,

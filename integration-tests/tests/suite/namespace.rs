@@ -97,7 +97,8 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
             ensure!(message.topic() == topic, "came as of topic {}", message.topic());
             ensure!(**message.body() == *body.as_bytes(), "the tenant of {body:?} was given {:?}", message.body());
         }
-        let assigned: BTreeSet<String> = consumer.assigned_queues().iter().map(|queue| queue.topic.to_string()).collect();
+        let assigned: BTreeSet<String> =
+            consumer.assigned_queues().iter().map(|queue| queue.topic.to_string()).collect();
         let expected = [topic.clone(), format!("%RETRY%{group}")].into();
         ensure!(assigned == expected, "the queues are of {assigned:?}");
         consumer.shutdown().await?;
