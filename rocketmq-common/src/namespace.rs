@@ -127,8 +127,9 @@ impl Namespace {
 
     /// The prefix of a name, and what follows the namespace in it; `None` for a name that is not in it.
     fn strip_start<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str)> {
+        let namespace = self.name()?;
         let (prefix, rest) = split_prefix(name);
-        Some((prefix, rest.strip_prefix(self.name()?)?.strip_prefix('%')?))
+        Some((prefix, rest.strip_prefix(namespace)?.strip_prefix('%')?))
     }
 }
 

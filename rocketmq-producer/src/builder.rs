@@ -26,6 +26,16 @@ impl ProducerBuilder {
 
     /// Who finds the name servers, now and later: one of [`resolver`](crate::resolver), or your own. It takes the place
     /// of a list.
+    ///
+    /// ```no_run
+    /// use rocketmq_producer::{Producer, resolver::DnsHost};
+    ///
+    /// # async fn run() -> Result<(), rocketmq_producer::Error> {
+    /// let name_servers = DnsHost::new("name-servers.example:9876");
+    /// let producer = Producer::builder("orders").name_server_resolver(name_servers).start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name_server_resolver(mut self, resolver: impl NameServerResolver + 'static) -> Self {
         self.name_servers = NameServerSource::resolver(resolver);
         self
