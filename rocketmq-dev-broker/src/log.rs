@@ -36,12 +36,24 @@ pub(crate) struct TopicConfig {
     pub(crate) write_queues: i32,
     /// Bits of [`Permission`].
     pub(crate) perm: i32,
+    /// 1: clients of a unit write here; 2: they subscribe here.
+    pub(crate) sys_flag: i32,
 }
 
 impl TopicConfig {
     /// A topic that is read and written.
     pub(crate) fn new(queues: i32) -> Self {
-        Self { read_queues: queues, write_queues: queues, perm: Permission::READ | Permission::WRITE }
+        Self { read_queues: queues, write_queues: queues, perm: Permission::READ | Permission::WRITE, sys_flag: 0 }
+    }
+
+    /// The same, where its first client says that it lives in a unit. Java: `TopicSysFlag.buildSysFlag`.
+    pub(crate) fn of_unit(self, unit_mode: bool, is_retry_topic: bool) -> Self {
+        let sys_flag = match (unit_mode, is_retry_topic) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        };
+        Self { sys_flag, ..self }
     }
 
     fn queue_count(self) -> usize {

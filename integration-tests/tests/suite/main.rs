@@ -90,6 +90,7 @@ fn scenarios() -> Vec<Scenario> {
         both namespace::the_second_kind_goes_along_with_every_request,
         embedded namespace::a_name_server_is_told_the_second_kind,
         both namespace::a_unit_is_a_part_of_the_client_id,
+        both namespace::topics_of_a_unit_are_marked,
         embedded namespace::errors_name_topics_as_the_user_does,
         embedded namespace::a_namespace_may_come_with_the_address,
         embedded namespace::names_that_cannot_work_do_not_start,

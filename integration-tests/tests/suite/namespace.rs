@@ -9,8 +9,12 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{
     ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, StoredMessage,
-    message::{names::dlq_topic, property},
-    remote::ConnectionOptions,
+    message::{
+        names::{dlq_topic, retry_topic},
+        property,
+    },
+    protocol::{GetRoute, LenientJson},
+    remote::{Connection, ConnectionOptions, Deadline, Processors},
 };
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
 use rocketmq_dev_broker::RequestCode;
@@ -52,7 +56,6 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         ensure!(producer.group() == group && consumer.group() == group, "the groups are not called as they were given");
         tenants.push((namespace, producer, consumer, inbox, body));
     }
-    let mut ids = Vec::new();
     for (namespace, producer, _, _, body) in &tenants {
         let message = Message::new(&topic, *body).tag("eu").property("colour", "blue");
         let one = producer.send(message.clone()).await?;
@@ -75,7 +78,6 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         for queue in receipts.into_iter().chain([&batch.queue]).chain(&queues) {
             ensure!(*queue.topic == *topic, "a queue of {topic} is called {queue}");
         }
-        ids.push(8);
         // What lies there is what a Java client of that namespace stores and reads.
         let wire = format!("{namespace}%{topic}");
         let stored = eventually(SOON, async || match cluster.stored(&wire).await? {
@@ -255,7 +257,7 @@ pub(crate) async fn a_name_server_is_told_the_second_kind(cluster: &Cluster) -> 
     let client = rocketmq_common::Client::start([cluster.name_server()], client).await?;
     let namespace = cluster.dev().last_field(RequestCode::GET_ROUTEINFO_BY_TOPIC, "ns");
     ensure!(namespace.as_deref() == Some("a tenant"), "the name server was told {namespace:?}");
-    client.shutdown(rocketmq_common::remote::Deadline::after(SOON)).await;
+    client.shutdown(Deadline::after(SOON)).await;
     Ok(())
 }
 
@@ -264,23 +266,41 @@ pub(crate) async fn a_unit_is_a_part_of_the_client_id(cluster: &Cluster) -> Resu
     let client = ClientConfig {
         instance_name: Some(random_name("billing")),
         unit_name: Some("east".to_owned()),
-        unit_mode: true,
         ..Default::default()
     };
     let consumer = consumer(cluster, &group, &topic, &client).listener(inbox.listener()).start().await?;
-    let producer = producer(cluster, "p", &client).start().await?;
     let end = format!("@{}@east", client.instance_name.as_deref().context("a name")?);
     let ids = cluster.client().await?.consumer_list(&group.as_str().into(), &topic.as_str().into()).await?;
     ensure!(ids.len() == 1 && ids[0].ends_with(&end), "the broker lists {ids:?}");
     ensure!(ids[0] == **consumer.client().id(), "the client calls itself {}", consumer.client().id());
-    let receipt = producer.send(Message::new(&topic, "body")).await?;
-    inbox.has_all([&receipt.message_id], SOON).await?;
-    if !cluster.is_real() {
-        let unit_mode = cluster.dev().last_field(RequestCode::SEND_MESSAGE_V2, "k");
-        ensure!(unit_mode.as_deref() == Some("true"), "the send came with the unit mode {unit_mode:?}");
+    Ok(consumer.shutdown().await?)
+}
+
+/// The flags that a name server has of a topic, once it knows it: 1 where units write, 2 where they subscribe.
+async fn unit_flags(cluster: &Cluster, topic: &str) -> Result<i32> {
+    let name_server = Connection::dial(cluster.name_server(), ConnectionOptions::default(), Processors::new()).await?;
+    let request = GetRoute { topic: topic.into(), accept_standard_json_only: Some(true) };
+    eventually(SOON, async || {
+        let LenientJson(route) = name_server.call(&request, (), Deadline::after(SOON)).await?;
+        route.queue_datas.first().map(|queue| queue.topic_sys_flag).context("no queue")
+    })
+    .await
+}
+
+pub(crate) async fn topics_of_a_unit_are_marked(cluster: &Cluster) -> Result<()> {
+    for (unit_mode, expected) in [(true, (1, 2)), (false, (0, 0))] {
+        let (topic, group, inbox) = (random_name("topic"), random_name("group"), Inbox::new());
+        let client = ClientConfig { unit_mode, ..Default::default() };
+        let producer = producer(cluster, "p", &client).start().await?;
+        let receipt = producer.send(Message::new(&topic, "body")).await?;
+        let consumer = consumer(cluster, &group, &topic, &client).listener(inbox.listener()).start().await?;
+        inbox.has_all([&receipt.message_id], SOON).await?;
+        let flags = (unit_flags(cluster, &topic).await?, unit_flags(cluster, &retry_topic(&group)).await?);
+        ensure!(flags == expected, "the topic and the retry topic have the flags {flags:?}, expected {expected:?}");
+        consumer.shutdown().await?;
+        producer.shutdown().await?;
     }
-    consumer.shutdown().await?;
-    Ok(producer.shutdown().await?)
+    Ok(())
 }
 
 pub(crate) async fn names_that_cannot_work_do_not_start(cluster: &Cluster) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Clients that show themselves, and leave. Java: `ClientManageProcessor`, `ConsumerManageProcessor`.
 
-use super::{Outcome, Refusal, done, pull::no_sql, send_back::ensure_topic};
+use super::{Outcome, Refusal, done, pull::no_sql, send_back::ensure_topic_as};
 use crate::{
     broker::Broker,
     groups::Sender,
+    log::TopicConfig,
     protocol::{CheckClientConfig, HeartbeatReply},
     server::Service,
 };
@@ -23,7 +24,8 @@ pub(super) fn heartbeat(broker: &Broker, incoming: &Incoming) -> Outcome {
         if check_group(&consumer.group_name).is_err() {
             continue;
         }
-        ensure_topic(broker, &retry_topic(&consumer.group_name));
+        let config = TopicConfig::new(1).of_unit(consumer.unit_mode, true);
+        ensure_topic_as(broker, &retry_topic(&consumer.group_name), config);
         let mut groups = broker.groups();
         let notice = groups.consume(&sender, consumer, data.without_sub);
         subscription_changed |= groups.fingerprint(&consumer.group_name, data.heartbeat_fingerprint);

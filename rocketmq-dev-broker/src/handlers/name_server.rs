@@ -36,7 +36,7 @@ impl NameServer {
                 read_queue_nums: config.read_queues,
                 write_queue_nums: config.write_queues,
                 perm: config.perm,
-                topic_sys_flag: 0,
+                topic_sys_flag: config.sys_flag,
             });
             route.broker_datas.push(BrokerData {
                 cluster: CLUSTER.to_owned(),

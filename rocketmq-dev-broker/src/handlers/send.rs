@@ -97,6 +97,7 @@ fn find_topic(broker: &Broker, header: &SendMessage) -> Result<TopicConfig, Refu
             return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
         }
     };
+    let config = config.of_unit(header.unit_mode == Some(true), names::is_retry_topic(topic));
     if store.log.set_topic(topic, config) {
         Ok(config)
     } else {

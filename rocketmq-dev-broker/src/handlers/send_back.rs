@@ -91,9 +91,14 @@ pub(super) fn check_group(group: &str) -> Result<(), Refusal> {
 
 /// Creates a retry or dead letter topic unless it is there: one queue, read and written.
 pub(super) fn ensure_topic(broker: &Broker, topic: &str) {
+    ensure_topic_as(broker, topic, TopicConfig::new(1));
+}
+
+/// Creates a topic unless it is there.
+pub(super) fn ensure_topic_as(broker: &Broker, topic: &str, config: TopicConfig) {
     let mut store = broker.store();
     if store.log.topic(topic).is_none() {
-        store.log.set_topic(topic, TopicConfig::new(1));
+        store.log.set_topic(topic, config);
     }
 }
 
