@@ -61,6 +61,7 @@ fn scenarios() -> Vec<Scenario> {
         both transaction::groups_of_one_client_do_not_mix,
         both namespace::what_fails_comes_again_and_dies_under_plain_names,
         both namespace::transactions_are_checked_under_plain_names,
+        since_5 namespace::a_message_is_recalled_under_its_plain_name,
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,

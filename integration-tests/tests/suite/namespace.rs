@@ -173,6 +173,22 @@ pub(crate) async fn transactions_are_checked_under_plain_names(cluster: &Cluster
     Ok(producer.shutdown().await?)
 }
 
+pub(crate) async fn a_message_is_recalled_under_its_plain_name(cluster: &Cluster) -> Result<()> {
+    let (topic, inbox) = (random_name("topic"), Inbox::new());
+    let (namespace, client) = tenant();
+    cluster.create_topic(&format!("{namespace}%{topic}"), 1).await?;
+    let producer = producer(cluster, "p", &client).start().await?;
+    let consumer = consumer(cluster, &random_name("group"), &topic, &client).listener(inbox.listener()).start().await?;
+    let timer = |body: &'static str, seconds| Message::new(&topic, body).deliver_after(Duration::from_secs(seconds));
+    let recalled = producer.send(timer("recalled", 3)).await?;
+    let last = producer.send(timer("last", 5)).await?;
+    producer.recall(&recalled).await?;
+    // The last one is due when the recalled one would long have come.
+    inbox.has_each_once([&last.message_id], SOON).await?;
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
 pub(crate) async fn errors_name_topics_as_the_user_does(cluster: &Cluster) -> Result<()> {
     cluster.dev().remove_topic("TBW102", "broker-a");
     let (namespace, client) = tenant();
