@@ -13,6 +13,7 @@ pub(crate) async fn detect(producer: Arc<Shared>, faults: Arc<FaultTable>) {
     loop {
         ticks.tick().await;
         for (broker, topic) in faults.unreachable() {
+            let topic = producer.client.namespace().wrap_shared(topic);
             let queue = MessageQueue { topic, broker_name: broker.clone(), queue_id: 0 };
             match timeout(faults.tolerance().detect_timeout, producer.client.max_offset(&queue)).await {
                 // Any answer will do: a refusal comes from a broker that is there.

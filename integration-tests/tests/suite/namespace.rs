@@ -44,6 +44,9 @@ fn consumer(cluster: &Cluster, group: &str, topic: &str, client: &ClientConfig) 
     consumer.subscribe(topic, Filter::all()).config(config)
 }
 
+/// What a tenant sends, in every way there is.
+const SENT: usize = 10;
+
 pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (random_name("topic"), random_name("group"));
     let mut tenants = Vec::new();
@@ -54,9 +57,11 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         let inbox = Inbox::new();
         let consumer = consumer(cluster, &group, &topic, &client).listener(inbox.listener()).start().await?;
         ensure!(producer.group() == group && consumer.group() == group, "the groups are not called as they were given");
-        tenants.push((namespace, producer, consumer, inbox, body));
+        let config = ProducerConfig { linger: Duration::from_millis(50), client, ..Default::default() };
+        let gathering = Producer::builder(&group).name_servers([cluster.name_server()]).config(config).start().await?;
+        tenants.push((namespace, [producer, gathering], consumer, inbox, body));
     }
-    for (namespace, producer, _, _, body) in &tenants {
+    for (namespace, [producer, gathering], _, _, body) in &tenants {
         let message = Message::new(&topic, *body).tag("eu").property("colour", "blue");
         let one = producer.send(message.clone()).await?;
         let queued = producer.send_async(message.clone()).await?.await?;
@@ -72,20 +77,24 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         ensure!(there.queue == one.queue, "sent to {}, stored in {}", one.queue, there.queue);
         let batch = producer.send_batch(vec![message.clone(), message.clone()]).await?;
         producer.send_oneway(message.clone()).await?;
+        let (first, second) =
+            (gathering.send_async(message.clone()).await?, gathering.send_async(message.clone()).await?);
+        let gathered = [first.await?, second.await?];
         let queues: Vec<MessageQueue> = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         ensure!(queues.len() == 2 && queues.contains(&selected.queue), "the selector saw {queues:?}");
-        let receipts = [&one, &queued, &keyed, &selected, &there].map(|receipt| &receipt.queue);
+        let receipts =
+            [&one, &queued, &keyed, &selected, &there, &gathered[0], &gathered[1]].map(|receipt| &receipt.queue);
         for queue in receipts.into_iter().chain([&batch.queue]).chain(&queues) {
             ensure!(*queue.topic == *topic, "a queue of {topic} is called {queue}");
         }
         // What lies there is what a Java client of that namespace stores and reads.
         let wire = format!("{namespace}%{topic}");
         let stored = eventually(SOON, async || match cluster.stored(&wire).await? {
-            stored if stored.len() < 8 => bail!("{} of 8 messages are stored under {wire}", stored.len()),
+            stored if stored.len() < SENT => bail!("{} of {SENT} messages are stored under {wire}", stored.len()),
             stored => Ok(stored),
         })
         .await?;
-        ensure!(stored.len() == 8, "{} messages are stored under {wire}", stored.len());
+        ensure!(stored.len() == SENT, "{} messages are stored under {wire}", stored.len());
         for stored in stored {
             let instance = stored.property(property::INSTANCE_ID);
             ensure!(instance == Some(&**namespace), "{} is of instance {instance:?}", stored.message_id());
@@ -93,8 +102,8 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         }
     }
     ensure!(cluster.stored(&topic).await?.is_empty(), "something is stored under the plain name");
-    for (namespace, producer, consumer, inbox, body) in tenants {
-        inbox.has(8, SOON).await?;
+    for (namespace, producers, consumer, inbox, body) in tenants {
+        inbox.has(SENT, SOON).await?;
         for message in inbox.messages() {
             ensure!(message.topic() == topic, "came as of topic {}", message.topic());
             ensure!(**message.body() == *body.as_bytes(), "the tenant of {body:?} was given {:?}", message.body());
@@ -105,10 +114,12 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
         ensure!(assigned == expected, "the queues are of {assigned:?}");
         consumer.shutdown().await?;
         let (wire_group, wire_topic) = (format!("{namespace}%{group}"), format!("{namespace}%{topic}"));
-        cluster.expect_recorded(&wire_group, &wire_topic, 8).await?;
+        cluster.expect_recorded(&wire_group, &wire_topic, SENT).await?;
         inbox.expect_no_repetition()?;
-        ensure!(inbox.len() == 8, "{} messages came", inbox.len());
-        producer.shutdown().await?;
+        ensure!(inbox.len() == SENT, "{} messages came", inbox.len());
+        for producer in producers {
+            producer.shutdown().await?;
+        }
     }
     Ok(())
 }
