@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Sends of one message with a tag, a key and its id.
-pub struct Send {
+pub(crate) struct Send {
     codec: CommandCodec,
     encoding: HeadEncoding,
     request: SendMessage,
@@ -20,7 +20,7 @@ pub struct Send {
 }
 
 impl Send {
-    pub fn new(encoding: HeadEncoding) -> Self {
+    pub(crate) fn new(encoding: HeadEncoding) -> Self {
         let message = message();
         let request = SendMessage {
             producer_group: "producers-of-orders".into(),
@@ -43,7 +43,7 @@ impl Send {
     }
 
     /// From the typed request to the bytes of its head.
-    pub fn encode(&mut self) -> usize {
+    pub(crate) fn encode(&mut self) -> usize {
         let mut command = Command::request(&self.request).with_body(self.body.clone());
         command.encoding = self.encoding;
         self.out.clear();
@@ -53,14 +53,14 @@ impl Send {
 }
 
 /// Replies to sends, as a stream of them is read.
-pub struct Reply {
+pub(crate) struct Reply {
     codec: CommandCodec,
     frame: Bytes,
     buffer: BytesMut,
 }
 
 impl Reply {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut command = Command::response(7, ResponseCode::SUCCESS);
         let fields = [
             ("queueId", "3"),
@@ -79,18 +79,18 @@ impl Reply {
     }
 
     /// From the bytes of a frame to the typed reply.
-    pub fn decode(&mut self) -> Answer<Stored> {
+    pub(crate) fn decode(&mut self) -> Answer<Stored> {
         self.buffer.put_slice(&self.frame);
         let command = self.codec.decode(&mut self.buffer).expect("the frame reads").expect("the frame is whole");
         Answer::from_command(command).expect("the reply reads")
     }
 }
 
-pub fn batch_of_32() -> Vec<Message> {
+pub(crate) fn batch_of_32() -> Vec<Message> {
     vec![message(); 32]
 }
 
-pub fn encode_batch(messages: &[Message]) -> BytesMut {
+pub(crate) fn encode_batch(messages: &[Message]) -> BytesMut {
     let size = messages.iter().map(|message| 22 + message.body().len() + message.properties().len()).sum();
     let mut out = BytesMut::with_capacity(size);
     rocketmq_common::message::encode_batch(messages, &mut out).expect("the batch can be written");
@@ -98,7 +98,7 @@ pub fn encode_batch(messages: &[Message]) -> BytesMut {
 }
 
 /// What a pull brings: 32 stored messages, one after the other.
-pub fn pulled_32() -> Bytes {
+pub(crate) fn pulled_32() -> Bytes {
     let message = message();
     let (topic, properties) = (message.topic(), message.properties().as_str());
     let mut out = BytesMut::new();
@@ -129,7 +129,7 @@ pub fn pulled_32() -> Bytes {
 }
 
 /// Reads what a pull brought into a list with room; how many messages that are.
-pub fn decode_pulled(pulled: &Bytes) -> usize {
+pub(crate) fn decode_pulled(pulled: &Bytes) -> usize {
     thread_local! {
         static NAMES: (Arc<str>, Arc<str>) = ("order-created".into(), "broker-a".into());
     }
