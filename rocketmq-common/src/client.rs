@@ -1,5 +1,6 @@
 mod calls;
 mod members;
+mod replies;
 mod routes;
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 };
 use members::Members;
 pub use members::TransactionCheck;
+pub use replies::ExpectedReply;
+use replies::Replies;
 use rocketmq_remote::{
     Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode,
 };
@@ -54,6 +57,7 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stopped.cancel();
+        self.shared.replies.close();
     }
 }
 
@@ -70,6 +74,7 @@ struct Shared {
     vip_pool: Pool,
     routes: RouteTable,
     members: Members,
+    replies: Arc<Replies>,
     /// Topics whose route has failed somebody, with the generation that did.
     stale: Mutex<HashMap<Arc<str>, u64>>,
     stale_noted: Notify,
@@ -106,6 +111,7 @@ impl Client {
             vip_pool: Pool::new(options),
             routes: RouteTable::default(),
             members: Members::default(),
+            replies: Arc::default(),
             stale: Mutex::default(),
             stale_noted: Notify::new(),
             heartbeat_wanted: Notify::new(),
@@ -297,6 +303,7 @@ impl Client {
     pub async fn shutdown(&self, deadline: Deadline) {
         let shared = self.shared();
         shared.stopped.cancel();
+        shared.replies.close();
         let mut closing = JoinSet::new();
         for connection in shared.pool.close().into_iter().chain(shared.vip_pool.close()) {
             closing.spawn(async move { connection.close(deadline).await });
@@ -559,7 +566,7 @@ fn vip_addr(addr: &Arc<str>) -> Option<Arc<str>> {
 
 /// What brokers may ask of this client.
 fn processors(shared: Weak<Shared>) -> Processors {
-    let for_checks = shared.clone();
+    let (for_checks, for_replies) = (shared.clone(), shared.clone());
     let notice = move |incoming: Incoming| {
         let Some(shared) = shared.upgrade() else { return };
         match incoming.header::<NotifyConsumerIdsChanged>() {
@@ -574,7 +581,13 @@ fn processors(shared: Weak<Shared>) -> Processors {
             None => tracing::warn!(addr = %incoming.addr(), "unreadable transaction check"),
         }
     };
+    let reply = move |incoming: Incoming| {
+        if let Some(shared) = for_replies.upgrade() {
+            shared.replies.receive(incoming);
+        }
+    };
     Processors::new()
+        .on(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT, reply)
         .on(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, notice)
         .on(RequestCode::CHECK_TRANSACTION_STATE, check)
 }

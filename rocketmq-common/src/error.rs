@@ -1,4 +1,8 @@
-use crate::{NameError, resolver::ResolveError};
+use crate::{
+    NameError,
+    message::{CorruptRecord, RecordError},
+    resolver::ResolveError,
+};
 use rocketmq_remote::ResponseCode;
 use std::sync::Arc;
 
@@ -43,6 +47,18 @@ pub enum Error {
         /// The broker's name.
         broker_name: Arc<str>,
     },
+    /// So many requests of this client wait for their replies that no further one is taken.
+    #[error("{limit} requests wait for their replies already")]
+    TooManyRequests {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// A reply came and cannot be read.
+    #[error("the reply cannot be read")]
+    UnreadableReply {
+        /// Why.
+        source: Arc<UnreadableReply>,
+    },
     /// A request failed.
     #[error(transparent)]
     Remote(#[from] rocketmq_remote::Error),
@@ -56,14 +72,25 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Remote(error) => error.is_retryable(),
-            Self::NameServersUnknown { .. } | Self::NoNameServer { .. } | Self::BrokerNotFound { .. } => true,
-            Self::Config { .. } | Self::Name(_) | Self::TopicNotFound { .. } | Self::ShutDown => false,
+            Self::NameServersUnknown { .. }
+            | Self::NoNameServer { .. }
+            | Self::BrokerNotFound { .. }
+            | Self::TooManyRequests { .. } => true,
+            Self::Config { .. }
+            | Self::Name(_)
+            | Self::TopicNotFound { .. }
+            | Self::UnreadableReply { .. }
+            | Self::ShutDown => false,
         }
     }
 
     /// Whether the broker may have done what was asked, so that a retry could repeat it.
     pub fn may_have_happened(&self) -> bool {
-        matches!(self, Self::Remote(error) if error.may_have_happened())
+        match self {
+            Self::Remote(error) => error.may_have_happened(),
+            Self::UnreadableReply { .. } => true,
+            _ => false,
+        }
     }
 
     /// The code the peer answered, where it answered one.
@@ -73,6 +100,18 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Why a reply cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnreadableReply {
+    /// A field is larger than any that brokers store.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The body cannot be decompressed.
+    #[error(transparent)]
+    Corrupt(#[from] CorruptRecord),
 }
 
 fn list(addresses: &[Arc<str>]) -> String {

@@ -23,9 +23,9 @@ mod retry;
 mod route;
 mod unwind;
 
-pub use client::{Client, TransactionCheck};
+pub use client::{Client, ExpectedReply, TransactionCheck};
 pub use config::ClientConfig;
-pub use error::Error;
+pub use error::{Error, UnreadableReply};
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
 pub use name_server::NameServerSource;
 pub use namespace::{Namespace, strip_any_namespace};

@@ -6,6 +6,7 @@ pub mod layout;
 pub mod names;
 pub mod properties;
 mod record;
+mod reply;
 mod stored;
 
 use std::cmp::Ordering;
@@ -98,12 +99,20 @@ pub struct Message {
     flag: i32,
     properties: Properties,
     problem: Option<Box<MessageError>>,
+    asked_by: Option<Arc<str>>,
 }
 
 impl Message {
     /// Creates a message without properties.
     pub fn new(topic: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self { topic: topic.into(), body: body.into(), flag: 0, properties: Properties::default(), problem: None }
+        Self {
+            topic: topic.into(),
+            body: body.into(),
+            flag: 0,
+            properties: Properties::default(),
+            problem: None,
+            asked_by: None,
+        }
     }
 
     /// Sets the tag, by which consumers filter.
@@ -255,6 +264,17 @@ impl Message {
     /// Returns the properties to change them, those of the system too.
     pub fn properties_mut(&mut self) -> &mut Properties {
         &mut self.properties
+    }
+
+    /// Whether the message is a [reply](StoredMessage::reply).
+    pub fn is_reply(&self) -> bool {
+        self.properties.get(property::MSG_TYPE) == Some(reply::REPLY)
+    }
+
+    /// Returns the name of the broker that has the request, of a [reply](StoredMessage::reply): the one that surely
+    /// knows who asked.
+    pub fn asked_by(&self) -> Option<&Arc<str>> {
+        self.asked_by.as_ref()
     }
 
     /// Checks what brokers would refuse, or store and never deliver.
@@ -427,6 +447,20 @@ pub enum MessageError {
         /// The delay, or the time since the epoch.
         time: Duration,
     },
+    /// The message that is to be replied to is no request: it lacks a property that says where a reply goes.
+    #[error("message {message_id} asks for no reply: it has no property {missing}")]
+    NotARequest {
+        /// Id of the message.
+        message_id: String,
+        /// Name of the property.
+        missing: &'static str,
+    },
+    /// The message is a reply, which cannot ask for another one.
+    #[error("a reply cannot be a request")]
+    ReplyAsRequest,
+    /// A message of a batch is a reply, which brokers hand on one at a time.
+    #[error("a message of a batch cannot be a reply")]
+    ReplyInBatch,
     /// A batch has no messages.
     #[error("the batch is empty")]
     EmptyBatch,

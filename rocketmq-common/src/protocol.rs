@@ -8,6 +8,7 @@ mod heartbeat;
 mod lenient;
 mod message;
 mod offset;
+mod reply;
 mod route;
 mod transaction;
 
@@ -24,6 +25,7 @@ pub use message::{
 pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };
+pub use reply::{PushReply, SendReply};
 pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, TopicRouteData};
 pub use transaction::{CheckTransactionState, EndTransaction};
 

@@ -2,7 +2,10 @@ use crate::{
     MessageQueue,
     protocol::{MASTER_ID, Permission, QueueData, TopicRouteData},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A topic's queues and the brokers that hold them, as one look-up found them. A snapshot: replaced, never edited.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +102,12 @@ impl TopicRoute {
     /// The names of the brokers and their replicas' addresses.
     pub fn brokers(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i64, Arc<str>>)> {
         self.brokers.iter()
+    }
+
+    /// The names of the clusters the brokers are of, each once.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let names: BTreeSet<&str> = self.data.broker_datas.iter().map(|broker| broker.cluster.as_str()).collect();
+        names.into_iter()
     }
 
     /// Whether another look-up found the same.

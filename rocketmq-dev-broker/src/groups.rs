@@ -14,6 +14,8 @@ use tokio::time::Instant;
 pub(crate) struct Groups {
     consumers: HashMap<Arc<str>, ConsumerGroup>,
     producers: HashMap<Arc<str>, Vec<Member>>,
+    /// By which connection a producer's client is reached.
+    clients: HashMap<Arc<str>, u64>,
 }
 
 #[derive(Debug)]
@@ -64,10 +66,16 @@ impl Sender {
 impl Groups {
     /// A producer shows itself.
     pub(crate) fn produce(&mut self, sender: &Sender, group: &str) {
-        if let Some(members) = self.producers.get_mut(group) {
-            refresh(members, sender);
+        let is_new = if let Some(members) = self.producers.get_mut(group) {
+            refresh(members, sender)
         } else if self.producers.len() < MAX_GROUPS {
             self.producers.insert(group.into(), vec![sender.member()]);
+            true
+        } else {
+            false
+        };
+        if is_new {
+            self.clients.insert(sender.client_id.clone(), sender.connection);
         }
     }
 
@@ -111,11 +119,20 @@ impl Groups {
 
     pub(crate) fn leave_producers(&mut self, group: &str, connection: u64) {
         if let Some(members) = self.producers.get_mut(group) {
+            // As in Java, the client is reached no more, though it may be in other groups still.
+            for member in members.iter().filter(|member| member.connection == connection) {
+                self.clients.remove(&member.client_id);
+            }
             members.retain(|member| member.connection != connection);
             if members.is_empty() {
                 self.producers.remove(group);
             }
         }
+    }
+
+    /// By which connection a client with a producer is reached. Java: `ProducerManager.findChannel`.
+    pub(crate) fn connection_of(&self, client_id: &str) -> Option<u64> {
+        self.clients.get(client_id).copied()
     }
 
     /// One of the producers of a group, each in its turn.
@@ -135,7 +152,13 @@ impl Groups {
     }
 
     fn drop_members(&mut self, gone: impl Fn(&Member) -> bool) -> Vec<Notice> {
+        let clients = &mut self.clients;
         self.producers.retain(|_, members| {
+            for member in members.iter().filter(|member| gone(member)) {
+                if clients.get(&member.client_id) == Some(&member.connection) {
+                    clients.remove(&member.client_id);
+                }
+            }
             members.retain(|member| !gone(member));
             !members.is_empty()
         });

@@ -6,6 +6,7 @@ mod name_server;
 mod offsets;
 pub(crate) mod pull;
 mod recall;
+mod reply;
 mod send;
 mod send_back;
 pub(crate) mod transactions;
@@ -180,6 +181,7 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE => {
             Handler::Later(send::send)
         }
+        RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => Handler::Later(reply::reply),
         RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE => Handler::Later(pull::pull),
         RequestCode::END_TRANSACTION => Handler::Later(transactions::end),
         RequestCode::RECALL_MESSAGE => Handler::Now(recall::recall),

@@ -2,10 +2,11 @@
 
 use crate::Error;
 use bytes::Bytes;
-use rocketmq_common::protocol::{CheckTransactionState, NotifyConsumerIdsChanged};
+use rocketmq_common::protocol::{CheckTransactionState, NotifyConsumerIdsChanged, PushReply};
 use rocketmq_remote::{Connection, ConnectionOptions, Deadline, Processors};
 use std::{
     collections::HashMap,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -13,6 +14,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
+    task::JoinSet,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,6 +48,33 @@ enum Tell {
     Changed(Arc<str>),
     /// What became of this half message?
     Check(Box<CheckTransactionState>, Bytes),
+    /// The reply to one of its requests; and what to do when it has taken it, or has not.
+    Reply(Box<PushReply>, Bytes, Taken),
+}
+
+/// Called with whether a client has taken a reply; in any case once.
+struct Taken(Option<Box<dyn FnOnce(bool) + Send>>);
+
+impl Taken {
+    fn tell(mut self, taken: bool) {
+        if let Some(told) = self.0.take() {
+            told(taken);
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(told) = self.0.take() {
+            told(false);
+        }
+    }
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Taken")
+    }
 }
 
 impl Peers {
@@ -62,6 +91,20 @@ impl Peers {
     pub(crate) fn check(&self, connection: u64, check: CheckTransactionState, message: Bytes) -> bool {
         let peers = self.lock();
         peers.get(&connection).is_some_and(|peer| peer.try_send(Tell::Check(Box::new(check), message)).is_ok())
+    }
+
+    /// Hands a reply to a client; `taken` is called with whether it took it.
+    pub(crate) fn push_reply(
+        &self,
+        connection: u64,
+        reply: PushReply,
+        body: Bytes,
+        taken: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let tell = Tell::Reply(Box::new(reply), body, Taken(Some(Box::new(taken))));
+        let peer = self.lock().get(&connection).cloned();
+        // What is not sent is dropped, and so told.
+        let _ = peer.map(|peer| peer.try_send(tell));
     }
 
     /// Whether a connection still stands.
@@ -227,10 +270,12 @@ async fn keep<S: Service>(
     service: Arc<S>,
     stop: CancellationToken,
 ) {
+    let mut replies = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break connection.close(Deadline::after(CLOSE_TIME)).await,
             () = connection.ended() => break,
+            Some(_) = replies.join_next() => {}
             Some(tell) = notices.recv() => {
                 let deadline = Deadline::after(NOTICE_TIME);
                 let told = match tell {
@@ -238,6 +283,14 @@ async fn keep<S: Service>(
                         connection.call_oneway(&NotifyConsumerIdsChanged { consumer_group }, (), deadline).await
                     }
                     Tell::Check(check, message) => connection.call_oneway(&*check, message, deadline).await,
+                    Tell::Reply(reply, body, taken) => {
+                        let connection = connection.clone();
+                        replies.spawn(async move {
+                            let answer = connection.call(&*reply, body, Deadline::after(REPLY_TIME)).await;
+                            taken.tell(answer.is_ok());
+                        });
+                        Ok(())
+                    }
                 };
                 if let Err(error) = told {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a notice was not sent");
@@ -254,6 +307,8 @@ const BACKLOG: u32 = 1024;
 const BIND_ATTEMPTS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_NOTICES: usize = 64;
+/// Java: `Broker2Client.callClient`.
+const REPLY_TIME: Duration = Duration::from_secs(10);
 const NOTICE_TIME: Duration = Duration::from_secs(1);
 /// How long a stopping server waits for a client to take the answers that are on their way.
 const CLOSE_TIME: Duration = Duration::from_millis(200);

@@ -1,8 +1,8 @@
-use crate::{Error, FailedAttempt, NotSent, fault::Sign, producer::Shared};
+use crate::{Error, FailedAttempt, NotSent, SendReceipt, fault::Sign, producer::Shared};
 use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
-    protocol::{MASTER_ID, SendBatchMessage, SendMessage, Stored},
+    protocol::{MASTER_ID, SendBatchMessage, SendMessage, SendReply, Stored},
     random::random_u64,
     remote::{Answer, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
 };
@@ -29,6 +29,12 @@ impl Store for SendBatchMessage {
     }
 }
 
+impl Store for SendReply {
+    fn header(&mut self) -> &mut SendMessage {
+        &mut self.0
+    }
+}
+
 /// A message, or a batch, on its way: what stays the same over all attempts, and what they came to.
 #[derive(Debug)]
 pub(crate) struct Delivery<R> {
@@ -40,6 +46,8 @@ pub(crate) struct Delivery<R> {
     pub(crate) deadline: Deadline,
     /// The queue that was chosen for it, where one was.
     chosen: Option<MessageQueue>,
+    /// The broker the first attempt goes to, where there is a reason for one.
+    first_broker: Option<Arc<str>>,
     /// The route as it was looked up for the first attempt.
     route: Option<Arc<TopicRoute>>,
     failed: Vec<FailedAttempt>,
@@ -59,12 +67,19 @@ pub(crate) struct Target {
 
 impl<R: Store> Delivery<R> {
     pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
-        Self { topic, message_id, request, body, deadline, chosen: None, route: None, failed: Vec::new() }
+        let failed = Vec::new();
+        Self { topic, message_id, request, body, deadline, chosen: None, first_broker: None, route: None, failed }
     }
 
     /// The same, for one queue and no other.
     pub(crate) fn to(mut self, queue: Option<MessageQueue>) -> Self {
         self.chosen = queue;
+        self
+    }
+
+    /// The same, beginning with this broker.
+    pub(crate) fn first_at(mut self, broker_name: Option<Arc<str>>) -> Self {
+        self.first_broker = broker_name;
         self
     }
 
@@ -83,6 +98,12 @@ impl<R: Store> Delivery<R> {
                 return Ok((target.queue, answer));
             }
         }
+    }
+
+    /// Attempts until the message is stored.
+    pub(crate) async fn receipt(mut self, producer: &Shared) -> Result<SendReceipt, Error> {
+        let (queue, answer) = self.run(producer).await?;
+        Ok(SendReceipt::new(self.message_id, queue, answer))
     }
 
     /// What [`run`](Self::run) would do, from after the first attempt on.
@@ -160,6 +181,9 @@ impl<R: Store> Delivery<R> {
             return Some(chosen.clone());
         }
         let queues = route.write_queues();
+        if let Some(first) = self.first_broker.as_deref().filter(|_| self.failed.is_empty()) {
+            return producer.next.next(queues, &[&|queue: &MessageQueue| *queue.broker_name == *first]).cloned();
+        }
         let last = self.failed.last().map(|attempt| &attempt.broker_name);
         let is_untried = |queue: &MessageQueue| !self.has_failed_at(&queue.broker_name);
         let is_elsewhere = |queue: &MessageQueue| last != Some(&queue.broker_name);
@@ -305,6 +329,15 @@ impl<R: Store> Delivery<R> {
         };
         let (topic, message_id) = (self.topic.clone(), self.message_id.clone());
         Error::NotSent(Box::new(NotSent { topic, message_id, attempts, retryable }))
+    }
+}
+
+impl Delivery<SendMessage> {
+    /// The same message, sent as the reply that it is.
+    pub(crate) fn into_reply(self) -> Delivery<SendReply> {
+        let Self { topic, message_id, request, body, deadline, chosen, first_broker, route, failed } = self;
+        let request = SendReply(request);
+        Delivery { topic, message_id, request, body, deadline, chosen, first_broker, route, failed }
     }
 }
 

@@ -62,6 +62,17 @@ pub enum Error {
     /// The message of a transaction has a delay, which brokers do not combine.
     #[error("a message of a transaction cannot be delayed")]
     DelayedTransaction,
+    /// The request is stored, but its reply did not come in time: nobody consumes the topic, or who does is slow, does
+    /// not reply, or could not.
+    #[error("message {message_id} to topic {topic} is stored, but no reply to it came within {timeout:?}")]
+    NoReply {
+        /// The topic.
+        topic: Arc<str>,
+        /// The unique id of the request.
+        message_id: String,
+        /// How long it was waited for, from the beginning of the request.
+        timeout: Duration,
+    },
     /// Every attempt failed.
     #[error(transparent)]
     NotSent(#[from] Box<NotSent>),
@@ -141,7 +152,7 @@ impl Error {
         match self {
             Self::Client(error) => error.is_retryable(),
             Self::NotSent(not_sent) => not_sent.retryable,
-            Self::NoQueue { .. } | Self::NoRoute { .. } => true,
+            Self::NoQueue { .. } | Self::NoRoute { .. } | Self::NoReply { .. } => true,
             Self::Message(_)
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
@@ -160,7 +171,7 @@ impl Error {
         match self {
             Self::NotSent(not_sent) => not_sent.attempts.iter().any(|attempt| attempt.error.may_have_happened()),
             Self::Client(error) => error.may_have_happened(),
-            Self::Unfinished { .. } => true,
+            Self::Unfinished { .. } | Self::NoReply { .. } => true,
             Self::Message(_)
             | Self::NoQueue { .. }
             | Self::NoRoute { .. }

@@ -31,6 +31,7 @@ mod prepare;
 mod producer;
 mod recall;
 mod receipt;
+mod request;
 mod room;
 mod select;
 mod transaction;
@@ -44,8 +45,10 @@ pub use interceptor::SendInterceptor;
 pub use pending::{Pending, PendingBatchReceipt, PendingReceipt};
 pub use producer::Producer;
 pub use receipt::{BatchReceipt, SendReceipt, SendStatus};
+pub use request::PendingReply;
 pub use rocketmq_common::{
-    ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, compress::Compression, resolver,
+    ClientConfig, Error as ClientError, Message, MessageError, MessageQueue, StoredMessage, compress::Compression,
+    resolver,
 };
 pub use select::Select;
 pub use transaction::{TransactionReceipt, TransactionState};

@@ -56,7 +56,8 @@ impl fmt::Debug for Passenger {
 pub(crate) fn may_share(message: &Message) -> bool {
     let properties = message.properties();
     let is_delayed = properties.delay_level() > 0 || properties.has_timer();
-    !is_delayed && !names::is_retry_topic(message.topic()) && properties.get(property::PGROUP).is_none()
+    let is_for_one = message.is_reply() || properties.get(property::PGROUP).is_some();
+    !is_delayed && !is_for_one && !names::is_retry_topic(message.topic())
 }
 
 /// What goes together: messages of one topic, for one queue if they were meant for one, with one wish to wait.

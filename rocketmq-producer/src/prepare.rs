@@ -96,8 +96,9 @@ impl Shared {
             None => message.body().clone(),
         };
         let message_id = message.properties().unique_id().unwrap_or_default().to_owned();
+        let first_broker = message.asked_by().cloned();
         request.properties = Some(mem::take(message.properties_mut()).into_string());
-        Ok(Delivery::new(topic, message_id, request, body, deadline).by(route))
+        Ok(Delivery::new(topic, message_id, request, body, deadline).first_at(first_broker).by(route))
     }
 
     /// How a message's body is to be compressed, if it is.

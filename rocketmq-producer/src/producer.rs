@@ -89,6 +89,10 @@ impl Producer {
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         let (check, checks) = mpsc::channel(CHECKS_WAITING);
         client.register_producer(&group, checker.is_some().then_some(check))?;
+        if !owns_client {
+            // Brokers it is connected to already do not know the group yet.
+            client.heartbeat().await;
+        }
         tracing::info!(%group, client = %client.id(), "producer started");
         let shared = Arc::new(Shared {
             client,
@@ -152,9 +156,9 @@ impl Producer {
         }
         let deadline = Deadline::after(shared.config.send_timeout);
         let sending = async {
-            let mut delivery = shared.prepare(message, select, deadline).await?;
-            let (queue, answer) = delivery.run(shared).await?;
-            Ok(SendReceipt::new(delivery.message_id, queue, answer))
+            let is_reply = message.is_reply();
+            let delivery = shared.prepare(message, select, deadline).await?;
+            if is_reply { delivery.into_reply().receipt(shared).await } else { delivery.receipt(shared).await }
         };
         let result = sending.await;
         show(watch.as_ref(), &result);
@@ -198,6 +202,7 @@ impl Producer {
             return self.board(select, message, waiting).await;
         }
         let deadline = Deadline::after(shared.config.send_timeout);
+        let is_reply = message.is_reply();
         let delivery = match shared.prepare(message, select, deadline).await {
             Ok(delivery) => delivery,
             Err(error) => return Err(waiting.fail(error)),
@@ -207,7 +212,10 @@ impl Producer {
             let result = delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer));
             waiting.end(result, outcome);
         };
-        launch(shared, delivery, tell).await;
+        match is_reply {
+            true => launch(shared, delivery.into_reply(), tell).await,
+            false => launch(shared, delivery, tell).await,
+        }
         Ok(pending)
     }
 
@@ -251,7 +259,11 @@ impl Producer {
         let shared = self.shared();
         let watch = shared.check(&mut message)?;
         let deadline = Deadline::after(shared.config.send_timeout);
-        let sending = async { shared.prepare(message, select, deadline).await?.run_oneway(shared).await };
+        let sending = async {
+            let is_reply = message.is_reply();
+            let mut delivery = shared.prepare(message, select, deadline).await?;
+            if is_reply { delivery.into_reply().run_oneway(shared).await } else { delivery.run_oneway(shared).await }
+        };
         let result = sending.await;
         if let Some(watch) = watch {
             watch.after(result.as_ref().map(|()| [].as_slice()));
@@ -330,16 +342,16 @@ impl Producer {
 }
 
 /// What ends with a send.
-struct Waiting {
-    watch: Option<Watch>,
-    under_way: TaskTrackerToken,
-    room: Option<Held>,
+pub(crate) struct Waiting {
+    pub(crate) watch: Option<Watch>,
+    pub(crate) under_way: TaskTrackerToken,
+    pub(crate) room: Option<Held>,
 }
 
 impl Waiting {
     /// Shows those who watch how the send ended, makes room for the next one, and tells the caller. Only then the send is
     /// no longer under way.
-    fn end(self, result: Result<SendReceipt, Error>, outcome: Outcome<SendReceipt>) {
+    pub(crate) fn end(self, result: Result<SendReceipt, Error>, outcome: Outcome<SendReceipt>) {
         show(self.watch.as_ref(), &result);
         drop(self.room);
         outcome.tell(result);
@@ -368,7 +380,8 @@ impl Shared {
     /// Whether a message waits for others to travel with, or for its turn among those that do.
     fn gathers(&self, message: &Message, select: Option<&Select>) -> bool {
         let in_order = || select.is_some() || message.properties().sharding_key().is_some();
-        !self.config.linger.is_zero() && (!self.goes_alone(message) || in_order())
+        let lingers = !self.config.linger.is_zero() && !message.is_reply();
+        lingers && (!self.goes_alone(message) || in_order())
     }
 
     /// Whether a message cannot be part of a batch, or fills one by itself.

@@ -28,6 +28,7 @@ mod namespace;
 mod outage;
 mod queued;
 mod refusals;
+mod request;
 mod resolver;
 mod restart;
 mod retry;
@@ -110,6 +111,13 @@ fn scenarios() -> Vec<Scenario> {
         both transaction::a_commit_is_delivered_once_and_a_rollback_never,
         both transaction::what_cannot_be_decided_is_refused,
         both delayed::a_delay_level_holds_a_message_back,
+        both request::a_replier_that_panics_replies_when_the_message_comes_again,
+        both request::replies_come_to_who_asked,
+        both request::large_replies_travel_compressed_and_come_whole,
+        both request::a_request_without_a_reply_ends_in_time_and_a_late_reply_is_dropped,
+        both request::what_cannot_be_asked_or_replied_to_is_refused,
+        both request::a_reply_to_who_has_gone_is_an_error,
+        both request::a_producer_that_ends_does_not_cut_others_of_its_client_off,
         both calls::messages_are_sent_and_pulled,
         both calls::offsets_are_found_by_time,
         both calls::offsets_of_a_group_are_recorded,

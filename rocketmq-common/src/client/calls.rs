@@ -205,8 +205,14 @@ impl Client {
 
     /// Leaves a producer group, at every broker this client is connected to.
     pub async fn unregister_producer(&self, group: &Arc<str>) {
-        self.shared().members.remove_producer(group);
+        let other = self.shared().members.remove_producer(group);
         self.unregister(Some(group.clone()), None).await;
+        // With one group, a broker forgets by which connection the client's replies go, and learns it again only from
+        // a group that is new to it.
+        if other.is_some() {
+            self.unregister(other, None).await;
+            self.heartbeat().await;
+        }
     }
 
     /// Leaves a consumer group, at every broker this client is connected to; the other members are told at once.

@@ -77,8 +77,11 @@ impl Members {
         }
     }
 
-    pub(super) fn remove_producer(&self, group: &str) {
-        self.groups().producers.remove(group);
+    /// Takes a producer group out, and answers another one that stays.
+    pub(super) fn remove_producer(&self, group: &str) -> Option<Arc<str>> {
+        let mut groups = self.groups();
+        groups.producers.remove(group);
+        groups.producers.keys().next().cloned()
     }
 
     pub(super) fn remove_consumer(&self, group: &str) {

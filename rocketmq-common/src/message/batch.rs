@@ -39,6 +39,9 @@ pub fn check_batch<'a>(
         if message.properties().delay_level() > 0 || message.properties().has_timer() {
             return Err(MessageError::DelayInBatch);
         }
+        if message.is_reply() {
+            return Err(MessageError::ReplyInBatch);
+        }
         if message.properties().wait_store() != wait_store {
             return Err(MessageError::WaitStoreInBatch);
         }

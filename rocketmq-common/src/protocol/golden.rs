@@ -71,6 +71,23 @@ fn batches_read_and_write_as_java_writes_them() {
 }
 
 #[test]
+fn replies_read_and_write_as_java_writes_them() {
+    let (request, body) = asked::<SendReply>("000325_send_reply_v2_request_550", &[]);
+    assert_eq!((&*request.0.topic, body.len()), ("DefaultCluster_REPLY_TOPIC", 9));
+    assert!(answered::<SendReply>("000325_send_reply_v2_reply_550").header.offset_id.is_some());
+    let (pushed, body) = asked::<PushReply>("000326_push_reply_request_550", &[]);
+    assert_eq!((pushed.store_host.as_deref(), body.len()), (Some("127.0.0.1:10911"), 9));
+    answered::<PushReply>("000326_push_reply_reply_550");
+    for version in ["550", "497"] {
+        let (request, _) = asked::<SendMessage>(&format!("000310_send_v2_request_req_{version}"), &[]);
+        let properties = request.properties.unwrap();
+        for name in ["CORRELATION_ID", "REPLY_TO_CLIENT", "TTL"] {
+            assert!(crate::message::properties::lookup(&properties, name).is_some(), "{name}: {properties}");
+        }
+    }
+}
+
+#[test]
 fn pulls_read_and_write_as_java_writes_them() {
     for name in ["topic_sysflag3_550", "lz4_sysflag3_550", "binary_bin_sysflag2_550", "lz4_sysflag3_497"] {
         let (request, ()) = asked::<PullMessage>(&format!("000011_pull_request_{name}"), &[]);

@@ -72,7 +72,7 @@ fn store_sent(broker: &Broker, incoming: &Incoming, woken: &mut Woken) -> Outcom
 }
 
 /// The topic, created after its template if need be.
-fn find_topic(broker: &Broker, header: &SendMessage) -> Result<TopicConfig, Refusal> {
+pub(super) fn find_topic(broker: &Broker, header: &SendMessage) -> Result<TopicConfig, Refusal> {
     let topic = &*header.topic;
     if let Err(error) = names::check_topic(topic) {
         return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, error.to_string()));
@@ -337,4 +337,4 @@ fn stored(
 }
 
 /// Java's `BrokerConfig`.
-const REGION: &str = "DefaultRegion";
+pub(super) const REGION: &str = "DefaultRegion";
