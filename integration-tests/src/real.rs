@@ -131,13 +131,15 @@ fn given(variable: &str) -> Option<String> {
 pub struct RealOptions {
     /// Lines for every `broker.conf`, after ours and so stronger.
     pub broker_properties: Vec<(String, String)>,
+    /// Lines for the name server's configuration, after ours and so stronger.
+    pub name_server_properties: Vec<(String, String)>,
     /// How many brokers, named `broker-a`, `broker-b`, ... in one cluster. Default 1.
     pub brokers: usize,
 }
 
 impl Default for RealOptions {
     fn default() -> Self {
-        Self { broker_properties: Vec::new(), brokers: 1 }
+        Self { broker_properties: Vec::new(), name_server_properties: Vec::new(), brokers: 1 }
     }
 }
 
@@ -184,9 +186,10 @@ impl RealCluster {
     /// A cluster of the user's own, which must already be as `options` want it.
     async fn given(addresses: String, options: &RealOptions) -> Result<Self> {
         ensure!(
-            options.broker_properties.is_empty(),
-            "the cluster given by ROCKETMQ_NAMESRV is not ours to set up with {:?}",
-            options.broker_properties
+            options.broker_properties.is_empty() && options.name_server_properties.is_empty(),
+            "the cluster given by ROCKETMQ_NAMESRV is not ours to set up with {:?} and {:?}",
+            options.broker_properties,
+            options.name_server_properties
         );
         let first = addresses.split(';').next().unwrap_or(&addresses);
         let brokers = probe::brokers(first).await.context("cannot use the cluster given by ROCKETMQ_NAMESRV")?;
@@ -202,7 +205,8 @@ impl RealCluster {
     /// Starts the servers on new ports, from the jars in the folder beside `java` or, without them, in containers.
     async fn start_once(options: &RealOptions, jars: Option<&(PathBuf, PathBuf)>) -> Result<Self> {
         let (name_server_port, broker_ports) = server::free_ports(options.brokers)?;
-        let roles = server::roles(name_server_port, &broker_ports, &options.broker_properties);
+        let (of_name_server, of_brokers) = (&options.name_server_properties, &options.broker_properties);
+        let roles = server::roles(name_server_port, &broker_ports, of_name_server, of_brokers);
         let (folder, mut servers) = match jars {
             Some((java, lib)) => java::servers(roles, java, lib)?,
             None => docker::servers(roles, &version())?,
@@ -228,6 +232,11 @@ impl RealCluster {
     /// The name server's address, as a client is configured with it.
     pub fn name_server(&self) -> &str {
         &self.name_server
+    }
+
+    /// The addresses of the brokers, in the order of names.
+    pub fn broker_addresses(&self) -> &[String] {
+        &self.brokers
     }
 
     /// The address of one broker, counted from 0 in the order of names.

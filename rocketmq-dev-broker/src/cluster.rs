@@ -12,7 +12,10 @@ use rocketmq_common::{
     protocol::Permission,
 };
 use rocketmq_remote::RequestCode;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A name server and one or more brokers in this process. Dropping it ends all its tasks and connections.
@@ -31,6 +34,7 @@ pub struct DevCluster {
 #[derive(Clone, Debug)]
 pub struct DevClusterBuilder {
     brokers: usize,
+    order_topics: bool,
     config: BrokerConfig,
 }
 
@@ -39,6 +43,14 @@ impl DevClusterBuilder {
     #[must_use]
     pub fn brokers(mut self, brokers: usize) -> Self {
         self.brokers = brokers.clamp(1, BROKER_LETTERS.len());
+        self
+    }
+
+    /// Whether the name server tells the order of an order topic's queues, which it is given as a value of the
+    /// namespace `ORDER_TOPIC_CONFIG`. Default false, as `orderMessageEnable` of a real one.
+    #[must_use]
+    pub fn order_topics(mut self, enabled: bool) -> Self {
+        self.order_topics = enabled;
         self
     }
 
@@ -109,6 +121,8 @@ impl DevClusterBuilder {
             tasks: tasks.clone(),
             stop_all: stop_all.clone(),
             peers: Peers::default(),
+            order_topics: self.order_topics,
+            values: Mutex::default(),
         };
         let name_server = (Arc::new(name_server), Server::bind(&stop_all)?);
         let cluster = DevCluster { name_server, brokers, vip_channels, faults, tasks, stop_all };
@@ -141,7 +155,7 @@ impl DevCluster {
             max_store_bytes: 1 << 30,
             transaction_check: Duration::from_secs(30),
         };
-        DevClusterBuilder { brokers: 1, config }
+        DevClusterBuilder { brokers: 1, order_topics: false, config }
     }
 
     /// The address of the name server, `127.0.0.1:PORT`.

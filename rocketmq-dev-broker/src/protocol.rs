@@ -64,6 +64,32 @@ request! {
     }
 }
 
+request! {
+    PUT_KV_CONFIG(()) -> ();
+    /// To the name server. Java: `PutKVConfigRequestHeader`.
+    pub(crate) struct PutValue {
+        namespace: String = "namespace",
+        key: String = "key",
+        value: String = "value",
+    }
+}
+
+header! {
+    /// Java: `GetKVConfigResponseHeader`.
+    pub(crate) struct Value {
+        value: String = "value",
+    }
+}
+
+request! {
+    GET_KV_CONFIG(()) -> Value;
+    /// To the name server. Java: `GetKVConfigRequestHeader`.
+    pub(crate) struct GetValue {
+        namespace: String = "namespace",
+        key: String = "key",
+    }
+}
+
 header! {
     /// A heartbeat's reply. Java: `HeartbeatV2Result` and what `ClientManageProcessor` adds.
     pub(crate) struct HeartbeatReply {

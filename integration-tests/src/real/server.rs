@@ -48,13 +48,16 @@ impl Role {
     }
 }
 
-/// The servers of one cluster: the name server, then the brokers. The brokers' `extra` properties win over ours.
-pub(super) fn roles(name_server_port: u16, broker_ports: &[u16], extra: &[(String, String)]) -> Vec<Role> {
-    let name_server = Role {
-        kind: Kind::NameServer,
-        name: "name-server".to_owned(),
-        properties: owned(&[("listenPort", &name_server_port.to_string()), ("bindAddress", "127.0.0.1")]),
-    };
+/// The servers of one cluster: the name server, then the brokers. What the caller wants of them wins over ours.
+pub(super) fn roles(
+    name_server_port: u16,
+    broker_ports: &[u16],
+    of_name_server: &[(String, String)],
+    of_brokers: &[(String, String)],
+) -> Vec<Role> {
+    let ours = owned(&[("listenPort", &name_server_port.to_string()), ("bindAddress", "127.0.0.1")]);
+    let name_server =
+        Role { kind: Kind::NameServer, name: "name-server".to_owned(), properties: [&ours, of_name_server].concat() };
     let brokers = ('a'..='z').zip(broker_ports).map(|(letter, port)| {
         let name = format!("broker-{letter}");
         let mut properties = owned(&[
@@ -82,7 +85,7 @@ pub(super) fn roles(name_server_port: u16, broker_ports: &[u16], extra: &[(Strin
             // Of the whole disk, which others fill: the most that brokers accept.
             ("diskMaxUsedSpaceRatio", "95"),
         ]);
-        properties.extend_from_slice(extra);
+        properties.extend_from_slice(of_brokers);
         Role { kind: Kind::Broker, name, properties }
     });
     std::iter::once(name_server).chain(brokers).collect()
@@ -126,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_the_caller_wants_comes_last() {
-        let roles = roles(9876, &[10911, 10921], &owned(&[("traceTopicEnable", "false")]));
+        let roles = roles(9876, &[10911, 10921], &[], &owned(&[("traceTopicEnable", "false")]));
         let names: Vec<_> = roles.iter().map(|role| role.name.as_str()).collect();
         assert_eq!(names, ["name-server", "broker-a", "broker-b"]);
         let config = roles[2].config(&[("storePathRootDir", "/data".to_owned())]);

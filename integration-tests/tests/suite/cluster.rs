@@ -36,6 +36,16 @@ rocketmq_remote::request! {
     }
 }
 
+rocketmq_remote::request! {
+    PUT_KV_CONFIG(()) -> ();
+    /// Java: `PutKVConfigRequestHeader`.
+    struct PutKv {
+        namespace: String = "namespace",
+        key: String = "key",
+        value: String = "value",
+    }
+}
+
 /// A name server and a broker.
 pub(crate) struct Cluster {
     name_server: String,
@@ -45,14 +55,14 @@ pub(crate) struct Cluster {
 
 enum Servers {
     Embedded(DevCluster),
-    Real { cluster: Arc<tokio::sync::Mutex<RealCluster>>, broker_address: String },
+    Real { cluster: Arc<tokio::sync::Mutex<RealCluster>>, broker_addresses: Vec<String> },
 }
 
 impl Cluster {
-    /// A dev broker of one's own, whose delay levels are short.
-    pub(crate) async fn embedded() -> Result<Self> {
-        let dev = DevCluster::builder().delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?;
-        Ok(Self::of(dev))
+    /// Dev brokers of one's own, whose delay levels are short.
+    pub(crate) async fn embedded(brokers: usize) -> Result<Self> {
+        let builder = DevCluster::builder().brokers(brokers).order_topics(brokers > 1);
+        Ok(Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?))
     }
 
     /// Around a dev broker.
@@ -62,11 +72,11 @@ impl Cluster {
 
     /// A real one.
     pub(crate) async fn real(cluster: Arc<tokio::sync::Mutex<RealCluster>>) -> Self {
-        let (name_server, broker_address) = {
+        let (name_server, broker_addresses) = {
             let cluster = cluster.lock().await;
-            (cluster.name_server().to_owned(), cluster.broker_address(0))
+            (cluster.name_server().to_owned(), cluster.broker_addresses().to_vec())
         };
-        Self { name_server, servers: Servers::Real { cluster, broker_address }, stage: Mutex::default() }
+        Self { name_server, servers: Servers::Real { cluster, broker_addresses }, stage: Mutex::default() }
     }
 
     pub(crate) fn is_real(&self) -> bool {
@@ -118,15 +128,35 @@ impl Cluster {
     /// A new topic of so many queues, once the name server knows it.
     pub(crate) async fn topic(&self, queues: i32) -> Result<String> {
         let topic = random_name("topic");
-        self.create_topic(&topic, queues).await.with_context(|| format!("topic {topic} is not created"))?;
+        self.create_topic(&topic, 1, queues).await.with_context(|| format!("topic {topic} is not created"))?;
         Ok(topic)
     }
 
-    /// Creates a topic of a given name.
-    pub(crate) async fn create_topic(&self, topic: &str, queues: i32) -> Result<()> {
+    /// A new topic of so many queues on each of the first brokers, once the name server knows it there.
+    pub(crate) async fn topic_on(&self, brokers: usize, queues: i32) -> Result<String> {
+        let topic = random_name("topic");
+        self.create_topic(&topic, brokers, queues).await.with_context(|| format!("topic {topic} is not created"))?;
+        Ok(topic)
+    }
+
+    /// Sets a value that the name server keeps.
+    pub(crate) async fn put_kv(&self, namespace: &str, key: &str, value: &str) -> Result<()> {
+        let options = ConnectionOptions::default();
+        let connection = Connection::dial(&self.name_server, options, Processors::new()).await?;
+        let [namespace, key, value] = [namespace, key, value].map(str::to_owned);
+        Ok(connection.call(&PutKv { namespace, key, value }, (), Deadline::after(SOON)).await?)
+    }
+
+    /// Creates a topic of a given name, on the first brokers.
+    pub(crate) async fn create_topic(&self, topic: &str, brokers: usize, queues: i32) -> Result<()> {
         match &self.servers {
-            Servers::Embedded(dev) => dev.create_topic(topic, queues),
-            Servers::Real { broker_address, .. } => {
+            Servers::Embedded(dev) => {
+                dev.create_topic(topic, queues);
+                for letter in ('a'..='z').skip(brokers) {
+                    dev.remove_topic(topic, &format!("broker-{letter}"));
+                }
+            }
+            Servers::Real { broker_addresses, .. } => {
                 let request = CreateTopic {
                     topic: topic.to_owned(),
                     default_topic: "TBW102".to_owned(),
@@ -137,11 +167,19 @@ impl Cluster {
                     topic_sys_flag: 0,
                     order: false,
                 };
-                let options = ConnectionOptions::default();
-                let connection = Connection::dial(broker_address, options, Processors::new()).await?;
-                connection.call(&request, (), Deadline::after(SOON)).await?;
+                for address in broker_addresses.iter().take(brokers) {
+                    let options = ConnectionOptions::default();
+                    let connection = Connection::dial(address, options, Processors::new()).await?;
+                    connection.call(&request, (), Deadline::after(SOON)).await?;
+                }
                 let (client, topic) = (self.client().await?, Arc::from(topic));
-                eventually(SOON, async || Ok(client.newer_route(&topic, 0).await?)).await?;
+                eventually(SOON, async || {
+                    let seen = client.known_route(&topic).map_or(0, |route| route.generation());
+                    let known = client.newer_route(&topic, seen).await?.brokers().count();
+                    ensure!(known == brokers, "on {known} of {brokers} brokers");
+                    Ok(())
+                })
+                .await?;
             }
         }
         Ok(())

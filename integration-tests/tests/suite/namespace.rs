@@ -52,7 +52,7 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
     let mut tenants = Vec::new();
     for body in ["of one", "of the other"] {
         let (namespace, client) = tenant();
-        cluster.create_topic(&format!("{namespace}%{topic}"), 2).await?;
+        cluster.create_topic(&format!("{namespace}%{topic}"), 1, 2).await?;
         let producer = producer(cluster, &group, &client).start().await?;
         let inbox = Inbox::new();
         let consumer = consumer(cluster, &group, &topic, &client).listener(inbox.listener()).start().await?;
@@ -127,7 +127,7 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
 pub(crate) async fn what_fails_comes_again_and_dies_under_plain_names(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (random_name("topic"), random_name("group"));
     let (namespace, client) = tenant();
-    cluster.create_topic(&format!("{namespace}%{topic}"), 1).await?;
+    cluster.create_topic(&format!("{namespace}%{topic}"), 1, 1).await?;
     let producer = producer(cluster, "p", &client).start().await?;
     let inbox = Inbox::new();
     let kept = inbox.clone();
@@ -158,7 +158,7 @@ pub(crate) async fn what_fails_comes_again_and_dies_under_plain_names(cluster: &
 pub(crate) async fn transactions_are_checked_under_plain_names(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (random_name("topic"), random_name("group"));
     let (namespace, client) = tenant();
-    cluster.create_topic(&format!("{namespace}%{topic}"), 1).await?;
+    cluster.create_topic(&format!("{namespace}%{topic}"), 1, 1).await?;
     let asked = Arc::new(Mutex::new(Vec::new()));
     let asks = asked.clone();
     let checker = move |message: StoredMessage| {
@@ -187,7 +187,7 @@ pub(crate) async fn transactions_are_checked_under_plain_names(cluster: &Cluster
 pub(crate) async fn a_message_is_recalled_under_its_plain_name(cluster: &Cluster) -> Result<()> {
     let (topic, inbox) = (random_name("topic"), Inbox::new());
     let (namespace, client) = tenant();
-    cluster.create_topic(&format!("{namespace}%{topic}"), 1).await?;
+    cluster.create_topic(&format!("{namespace}%{topic}"), 1, 1).await?;
     let producer = producer(cluster, "p", &client).start().await?;
     let consumer = consumer(cluster, &random_name("group"), &topic, &client).listener(inbox.listener()).start().await?;
     let timer = |body: &'static str, seconds| Message::new(&topic, body).deliver_after(Duration::from_secs(seconds));

@@ -18,6 +18,8 @@ pub(crate) enum Use {
     Shared,
     /// Stops its servers, and so has one to itself.
     Alone,
+    /// Needs two brokers, and a name server that knows order topics; has them together with others.
+    Pair,
 }
 
 impl Use {
@@ -31,11 +33,12 @@ impl Use {
     }
 }
 
-/// The two real clusters of a run.
+/// The real clusters of a run.
 #[derive(Default)]
 pub(crate) struct RealClusters {
     shared: Slot,
     stoppable: Slot,
+    pair: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
 }
@@ -50,14 +53,18 @@ impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
         let _alone = (real == Use::Alone).then(|| locked(&self.alone));
-        let slot = if real == Use::Alone { &self.stoppable } else { &self.shared };
+        let slot = match real {
+            Use::Shared => &self.shared,
+            Use::Alone => &self.stoppable,
+            Use::Pair => &self.pair,
+        };
         let servers = slot.get(real, runtime)?;
         run(&runtime.block_on(Cluster::real(servers)))
     }
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        for slot in [&self.shared, &self.stoppable] {
+        for slot in [&self.shared, &self.stoppable, &self.pair] {
             drop(locked(&slot.0).take());
         }
     }
@@ -74,7 +81,12 @@ impl Slot {
 async fn start(real: Use) -> Result<Real> {
     let is_given = matches!(real::source(), Source::Given(_));
     let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
-    let cluster = RealCluster::start(RealOptions { broker_properties, brokers: 1 }).await?;
+    let mut options = RealOptions { broker_properties, ..RealOptions::default() };
+    if real == Use::Pair {
+        options.brokers = 2;
+        options.name_server_properties.push(("orderMessageEnable".to_owned(), "true".to_owned()));
+    }
+    let cluster = RealCluster::start(options).await?;
     warm_up(cluster.name_server()).await.context("the broker does not warm up")?;
     Ok(Arc::new(tokio::sync::Mutex::new(cluster)))
 }

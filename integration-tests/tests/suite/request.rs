@@ -286,3 +286,35 @@ pub(crate) async fn a_producer_that_ends_does_not_cut_others_of_its_client_off(c
     client.shutdown(client.request_deadline()).await;
     Ok(())
 }
+
+pub(crate) async fn a_reply_comes_by_a_broker_never_spoken_to_before(cluster: &Cluster) -> Result<()> {
+    // The question lies on broker-a, and no topic the asking client has dealt with is on broker-b.
+    let topic = cluster.topic_on(1, 1).await?;
+    let (asking, replying) = (cluster.producer().await?, cluster.producer().await?);
+    let (client, inbox) = (cluster.client().await?, Inbox::new());
+    let consumer = cluster.consumer(&random_name("group")).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    let ask = async |count: usize| {
+        let pending = asking.request_async(Message::new(&topic, "question"), SOON).await?;
+        inbox.has(count, SOON).await?;
+        Ok::<_, anyhow::Error>((pending, inbox.messages().remove(count - 1)))
+    };
+    let (pending, question) = ask(1).await?;
+    ensure!(&**question.broker_name() == "broker-a", "the question lies on {}", question.broker_name());
+    let reply = question.reply("by the other broker")?;
+    let route = client.route(&reply.topic().into()).await?;
+    let other = route.write_queues().iter().find(|queue| &*queue.broker_name == "broker-b");
+    let receipt = replying.send_to(Select::queue(other.context("no queue on broker-b")?), reply).await?;
+    ensure!(&*receipt.queue.broker_name == "broker-b", "{receipt:?}");
+    ensure!(&pending.await?.body()[..] == b"by the other broker", "another reply");
+    // Left to itself, a reply goes to the broker that has the question.
+    for count in 2..6 {
+        let (pending, question) = ask(count).await?;
+        let receipt = replying.send(question.reply("by the same one")?).await?;
+        ensure!(&*receipt.queue.broker_name == "broker-a", "{receipt:?}");
+        ensure!(&pending.await?.body()[..] == b"by the same one", "another reply");
+    }
+    consumer.shutdown().await?;
+    asking.shutdown().await?;
+    Ok(replying.shutdown().await?)
+}

@@ -53,6 +53,11 @@ impl Scenario {
         Self { needs_timers: true, ..Self::new(name, Some(Use::Shared), run) }
     }
 
+    /// One for both clusters that needs two brokers, or a name server that knows order topics.
+    pub(crate) fn pair<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
+        Self::new(name, Some(Use::Pair), run)
+    }
+
     fn new<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
         real: Option<Use>,
@@ -83,7 +88,8 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         let availability = if needs_timers && is_old { &too_old } else { &availability };
         on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
         on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
-            with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded())?))
+            let brokers = if real == Some(Use::Pair) { 2 } else { 1 };
+            with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(brokers))?))
         }));
     }
     // While the real cluster boots, some threads have something else to do.
@@ -107,6 +113,9 @@ fn on_real_one(
     match availability {
         Availability::Here { given: true } if real == Use::Alone => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to stop").with_kind("not ours to stop")
+        }
+        Availability::Here { given: true } if real == Use::Pair => {
+            ignored("the cluster of ROCKETMQ_NAMESRV is not ours to set up").with_kind("not ours to set up")
         }
         Availability::Here { .. } => Trial::test(name, move || {
             with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))

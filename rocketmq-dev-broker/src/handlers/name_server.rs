@@ -4,11 +4,15 @@ use super::{Outcome, Refusal, Tasks, done, named_codes, not_supported, receive};
 use crate::{
     broker::{Broker, CLUSTER},
     faults::{Faults, Place},
+    protocol::{GetValue, PutValue, Value},
     server::{Peers, Server, Service},
 };
 use rocketmq_common::protocol::{BrokerData, GetRoute, LenientJson, MASTER_ID, QueueData, TopicRouteData};
 use rocketmq_remote::{Incoming, Processors, Reply, RequestCode, ResponseCode};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A name server that knows the brokers of its cluster, as long as they run.
@@ -19,6 +23,10 @@ pub(crate) struct NameServer {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop_all: CancellationToken,
     pub(crate) peers: Peers,
+    /// Whether routes tell the order of order topics' queues.
+    pub(crate) order_topics: bool,
+    /// Values by namespace and key.
+    pub(crate) values: Mutex<BTreeMap<(String, String), String>>,
 }
 
 impl NameServer {
@@ -53,14 +61,44 @@ impl NameServer {
             );
             return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
         }
+        if self.order_topics {
+            route.order_topic_conf = self.value(ORDER_TOPIC_CONFIG, &header.topic);
+        }
         let mut command = done();
         LenientJson(route).write_to(&mut command)?;
         Ok(command)
     }
 
+    fn put(&self, incoming: &Incoming) -> Outcome {
+        let PutValue { namespace, key, value } = incoming.header()?;
+        let mut values = self.values.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if values.len() >= MAX_VALUES {
+            return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "the dev broker has no room for more values"));
+        }
+        values.insert((namespace, key), value);
+        Ok(done())
+    }
+
+    fn get(&self, incoming: &Incoming) -> Outcome {
+        let GetValue { namespace, key } = incoming.header()?;
+        let not_found = || {
+            let remark = format!("No config item, Namespace: {namespace} Key: {key}");
+            Refusal::new(ResponseCode::QUERY_NOT_FOUND, remark)
+        };
+        let value = self.value(&namespace, &key).ok_or_else(not_found)?;
+        Ok(done().with_header(&Value { value }))
+    }
+
+    fn value(&self, namespace: &str, key: &str) -> Option<String> {
+        let values = self.values.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        values.get(&(namespace.to_owned(), key.to_owned())).cloned()
+    }
+
     fn handle(&self, incoming: &Incoming) -> Outcome {
         match incoming.command().request_code() {
             RequestCode::GET_ROUTEINFO_BY_TOPIC => self.route(incoming),
+            RequestCode::PUT_KV_CONFIG => self.put(incoming),
+            RequestCode::GET_KV_CONFIG => self.get(incoming),
             _ => Err(not_supported(incoming)),
         }
     }
@@ -91,3 +129,7 @@ impl Service for NameServer {
 
     fn start_tasks(self: &Arc<Self>, _: &CancellationToken, _: &TaskTracker) {}
 }
+
+/// Java: `NamesrvUtil.NAMESPACE_ORDER_TOPIC_CONFIG`.
+const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
+const MAX_VALUES: usize = 1 << 16;
