@@ -6,6 +6,7 @@
 mod docker;
 mod jars;
 mod java;
+mod java_program;
 mod probe;
 mod server;
 mod supervise;
@@ -19,6 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::java_program::JavaProgram;
 use self::{
     server::{Role, Server, Signal},
     supervise::TempFolder,

@@ -26,7 +26,7 @@ pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };
 pub use reply::{PushReply, SendReply};
-pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, TopicRouteData};
+pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData};
 pub use transaction::{CheckTransactionState, EndTransaction};
 
 #[cfg(test)]

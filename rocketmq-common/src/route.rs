@@ -1,6 +1,6 @@
 use crate::{
     MessageQueue,
-    protocol::{MASTER_ID, Permission, QueueData, TopicRouteData},
+    protocol::{MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +15,8 @@ pub struct TopicRoute {
     write_queues: Vec<MessageQueue>,
     read_queues: Vec<MessageQueue>,
     brokers: BTreeMap<Arc<str>, BTreeMap<i64, Arc<str>>>,
+    /// The brokers that have the queues of a static topic.
+    owners: BTreeMap<MessageQueue, Arc<str>>,
     data: TopicRouteData,
 }
 
@@ -23,6 +25,9 @@ impl TopicRoute {
     ///
     /// The queues to write stand in Java's order (brokers by name, then queue id), since hash selectors depend on it:
     /// those of brokers that have a master and whose permission allows it. The queues to read need no master.
+    ///
+    /// A static topic has its queues under a broker name that stands for all brokers; [`broker_of`](Self::broker_of)
+    /// tells which one has a queue now.
     ///
     /// # Protocol
     /// Java: `MQClientInstance.topicRouteData2TopicPublishInfo`, `topicRouteData2TopicSubscribeInfo`.
@@ -52,14 +57,22 @@ impl TopicRoute {
             };
             sorted.iter().copied().filter(|queue| usable(queue)).flat_map(|queue| queues_of(&queue)).collect()
         };
+        let owners = logical_queues(&topic, &data);
+        let mut logical: Vec<MessageQueue> = owners.keys().cloned().collect();
+        // The queues of a scope by their numbers, as in Java.
+        logical.sort_by_key(|queue| queue.queue_id);
         let write_queues = match ordered_queues(&topic, data.order_topic_conf.as_deref()) {
             Some(ordered) => ordered,
+            None if !logical.is_empty() => logical.clone(),
             None => queues(|queue| queue.write_queue_nums, &|queue| {
                 Permission::is_writable(queue.perm) && has_master(&queue.broker_name)
             }),
         };
-        let read_queues = queues(|queue| queue.read_queue_nums, &|queue| Permission::is_readable(queue.perm));
-        Self { topic, generation, write_queues, read_queues, brokers, data }
+        let read_queues = match logical.is_empty() {
+            true => queues(|queue| queue.read_queue_nums, &|queue| Permission::is_readable(queue.perm)),
+            false => logical,
+        };
+        Self { topic, generation, write_queues, read_queues, brokers, owners, data }
     }
 
     /// The route a topic that does not exist yet will have once a first send creates it after the template topic.
@@ -94,6 +107,11 @@ impl TopicRoute {
         &self.read_queues
     }
 
+    /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic.
+    pub fn broker_of<'a>(&'a self, queue: &'a MessageQueue) -> &'a Arc<str> {
+        self.owners.get(queue).unwrap_or(&queue.broker_name)
+    }
+
     /// The addresses of a broker's replicas by id; 0 is the master.
     pub fn broker_addrs(&self, broker_name: &str) -> Option<&BTreeMap<i64, Arc<str>>> {
         self.brokers.get(broker_name)
@@ -116,6 +134,34 @@ impl TopicRoute {
     }
 }
 
+/// The queues of a static topic, and which broker has each now.
+///
+/// # Protocol
+/// Java: `ClientMetadata.topicRouteData2EndpointsForStaticTopic`.
+fn logical_queues(topic: &Arc<str>, data: &TopicRouteData) -> BTreeMap<MessageQueue, Arc<str>> {
+    let mappings = data.topic_queue_mapping_by_broker.iter().flat_map(BTreeMap::values);
+    let mut scopes: BTreeMap<&str, Vec<&QueueMapping>> = BTreeMap::new();
+    for mapping in mappings {
+        scopes.entry(&mapping.scope).or_default().push(mapping);
+    }
+    let mut owners = BTreeMap::new();
+    for (scope, mappings) in scopes {
+        let scope = if scope.is_empty() { GLOBAL_SCOPE } else { scope };
+        let name: Arc<str> = match scope {
+            GLOBAL_SCOPE => "__syslo__global__".into(),
+            other => format!("__syslo__{other}").into(),
+        };
+        let total = mappings.iter().map(|mapping| mapping.total_queues).max().unwrap_or(0);
+        for queue_id in 0..total.clamp(0, MAX_QUEUES) {
+            let claims = mappings.iter().filter(|mapping| mapping.curr_id_map.contains_key(&queue_id));
+            let owner = claims.max_by_key(|mapping| mapping.epoch).map_or(NOBODY, |mapping| &mapping.broker_name);
+            let queue = MessageQueue { topic: topic.clone(), broker_name: name.clone(), queue_id };
+            owners.insert(queue, owner.into());
+        }
+    }
+    owners
+}
+
 /// `broker-a:4;broker-b:4`: the queues of an order topic, in the order the operator gave.
 fn ordered_queues(topic: &Arc<str>, conf: Option<&str>) -> Option<Vec<MessageQueue>> {
     let conf = conf.filter(|conf| !conf.is_empty())?;
@@ -133,6 +179,9 @@ fn ordered_queues(topic: &Arc<str>, conf: Option<&str>) -> Option<Vec<MessageQue
 }
 
 const MAX_QUEUES: i32 = 65_536;
+const GLOBAL_SCOPE: &str = "__global__";
+/// Has the queues of a static topic that no broker has.
+const NOBODY: &str = "__syslo__none__";
 
 #[cfg(test)]
 mod tests {
@@ -156,6 +205,7 @@ mod tests {
             order_topic_conf: None,
             queue_datas: vec![queue("c", 6), queue("b", 4), queue("a", 6), queue("d", 6)],
             broker_datas: vec![broker("a", 0), broker("b", 0), broker("c", 0), broker("d", 1)],
+            ..TopicRouteData::default()
         }
     }
 
@@ -182,6 +232,32 @@ mod tests {
         let route = TopicRoute::new("TBW102".into(), 1, data()).for_new_topic("t".into(), 2, 4);
         assert_eq!(names(route.write_queues()), ["a0", "a1", "c0", "c1"]);
         assert!(route.write_queues().iter().all(|queue| &*queue.topic == "t"));
+    }
+
+    #[test]
+    fn the_queues_of_a_static_topic_are_those_of_no_single_broker() {
+        let mapping = |broker_name: &str, epoch, ids: &[i32]| QueueMapping {
+            scope: "__global__".into(),
+            total_queues: 4,
+            broker_name: broker_name.into(),
+            epoch,
+            curr_id_map: ids.iter().map(|id| (*id, 0)).collect(),
+            ..QueueMapping::default()
+        };
+        // Queue 1 has moved from a to c, and nobody has queue 3.
+        let mappings = [("a", mapping("a", 1, &[0, 1])), ("c", mapping("c", 2, &[1, 2]))];
+        let mappings = mappings.map(|(name, mapping)| (name.to_owned(), mapping)).into();
+        let data = TopicRouteData { topic_queue_mapping_by_broker: Some(mappings), ..data() };
+        let route = TopicRoute::new("t".into(), 1, data.clone());
+        let global = ["__syslo__global__0", "__syslo__global__1", "__syslo__global__2", "__syslo__global__3"];
+        assert_eq!(names(route.write_queues()), global);
+        assert_eq!(names(route.read_queues()), global);
+        let owners: Vec<_> = route.write_queues().iter().map(|queue| &**route.broker_of(queue)).collect();
+        assert_eq!(owners, ["a", "c", "c", "__syslo__none__"]);
+        let ordinary = MessageQueue::new("t", "a", 0);
+        assert_eq!(&**route.broker_of(&ordinary), "a");
+        let ordered = TopicRoute::new("t".into(), 1, TopicRouteData { order_topic_conf: Some("c:1".into()), ..data });
+        assert_eq!(names(ordered.write_queues()), ["c0"]);
     }
 
     #[test]

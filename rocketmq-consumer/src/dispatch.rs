@@ -117,6 +117,7 @@ async fn give_back(shared: &Arc<Shared>, task: &Task, failure: Failure) {
         group = %shared.group, topic = message.topic(), queue_id = message.queue_id(), offset = message.queue_offset(),
         message_id = %message.message_id(), reconsume_times = message.reconsume_times(), %failure, "message not consumed"
     );
+    let broker_name = shared.client.broker_of(&message.queue());
     let request = SendBack {
         commit_log_offset: message.commit_log_offset(),
         group: shared.group.clone(),
@@ -125,9 +126,9 @@ async fn give_back(shared: &Arc<Shared>, task: &Task, failure: Failure) {
         origin_topic: Some(message.shared_topic().clone()),
         unit_mode: Some(false),
         max_reconsume_times: Some(shared.config.max_reconsume_times),
-        broker_name: Some(message.broker_name().clone()),
+        broker_name: Some(broker_name.clone()),
     };
-    match shared.client.send_back(message.broker_name(), &request, Deadline::after(SEND_BACK_TIMEOUT)).await {
+    match shared.client.send_back(&broker_name, &request, Deadline::after(SEND_BACK_TIMEOUT)).await {
         Ok(()) => task.queue.finish(task.epoch, message.queue_offset()),
         Err(error) => {
             // The message stays unfinished, so the recorded offset does not pass it whatever happens.

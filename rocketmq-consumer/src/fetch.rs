@@ -190,6 +190,9 @@ async fn pull(
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
     let long_poll = shared.config.long_poll;
+    let not_found = || Error::BrokerNotFound { broker_name: queue.broker_name.clone() };
+    let route = shared.client.known_route(&queue.topic).ok_or_else(not_found)?;
+    let broker_name = route.broker_of(queue);
     let request = PullMessage {
         consumer_group: shared.group.clone(),
         topic: queue.topic.clone(),
@@ -205,15 +208,15 @@ async fn pull(
         sub_version: assigned.subscription.sub_version,
         expression_type: Some(shared.expression_type.clone()),
         max_bytes: None,
-        broker_name: Some(queue.broker_name.clone()),
+        broker_name: Some(broker_name.clone()),
     };
-    let not_found = || Error::BrokerNotFound { broker_name: queue.broker_name.clone() };
-    let route = shared.client.known_route(&queue.topic).ok_or_else(not_found)?;
-    let addrs = route.broker_addrs(&queue.broker_name).ok_or_else(not_found)?;
+    let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
     let addr = addrs.get(&broker_id).or_else(|| addrs.values().next()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
     let result = shared.client.pull_message(addr, &request, deadline).await;
-    if result.as_ref().is_err_and(|error| error.response_code().is_none()) {
+    // A queue of a static topic may be on another broker by now.
+    let elsewhere = |code: Option<ResponseCode>| code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) || code.is_none();
+    if result.as_ref().is_err_and(|error| elsewhere(error.response_code())) {
         shared.client.note_stale(&route);
     }
     result
@@ -250,6 +253,7 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
                 if let Some(delta) = header.offset_delta {
                     message.add_offset(delta);
                 }
+                message.set_queue_id(queue.queue_id);
                 if wants(&assigned.subscription, &message) {
                     messages.push(message);
                 }

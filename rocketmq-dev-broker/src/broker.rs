@@ -26,6 +26,7 @@ use rocketmq_common::{
 use rocketmq_remote::Processors;
 use std::{
     borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -65,10 +66,20 @@ pub(crate) struct Broker {
     groups: Mutex<Groups>,
     offsets: Mutex<Offsets>,
     locks: Mutex<QueueLocks>,
+    /// Static topics.
+    statics: Mutex<BTreeMap<String, StaticTopic>>,
     peers: Peers,
     /// A message was delayed, or a pull held, that is due before all others.
     earlier: Notify,
     turn: AtomicU32,
+}
+
+/// The part of a static topic that a broker has. Its own queues have the numbers of those they stand for.
+#[derive(Clone, Debug)]
+pub(crate) struct StaticTopic {
+    pub(crate) total: i32,
+    pub(crate) queues: BTreeSet<i32>,
+    pub(crate) epoch: i64,
 }
 
 /// Messages, and the pulls that wait for them: one lock, so that no message slips past a pull about to be held.
@@ -118,6 +129,7 @@ impl Broker {
             groups: Mutex::default(),
             offsets: Mutex::default(),
             locks: Mutex::default(),
+            statics: Mutex::default(),
             peers: Peers::default(),
             earlier: Notify::new(),
             turn: AtomicU32::new(0),
@@ -138,6 +150,15 @@ impl Broker {
 
     pub(crate) fn locks(&self) -> MutexGuard<'_, QueueLocks> {
         lock(&self.locks)
+    }
+
+    pub(crate) fn statics(&self) -> MutexGuard<'_, BTreeMap<String, StaticTopic>> {
+        lock(&self.statics)
+    }
+
+    /// Whether a queue of a static topic is on another broker. Those of other topics never are.
+    pub(crate) fn has_moved(&self, topic: &str, queue_id: i32) -> bool {
+        self.statics().get(topic).is_some_and(|topic| !topic.queues.contains(&queue_id))
     }
 
     /// Tells the members of a group that it has changed.

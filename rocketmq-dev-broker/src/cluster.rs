@@ -1,14 +1,19 @@
 use crate::{
     Error,
-    broker::{Broker, BrokerConfig, VipChannel},
+    broker::{Broker, BrokerConfig, StaticTopic, VipChannel},
     faults::{FaultRule, Faults},
+    filter::{TagFilter, tag_hash},
     handlers::NameServer,
-    log::TopicConfig,
+    log::{NewRecord, TopicConfig},
     record,
     server::{Peers, Server},
 };
+use bytes::BytesMut;
 use rocketmq_common::{
-    message::{DecodeLimits, MessageQueue, StoredMessage, decode_records},
+    message::{
+        DecodeLimits, MessageQueue, StoredMessage, decode_records,
+        properties::{lookup, property},
+    },
     protocol::Permission,
 };
 use rocketmq_remote::RequestCode;
@@ -172,6 +177,39 @@ impl DevCluster {
     pub fn create_topic(&self, topic: &str, queues: i32) {
         for (broker, _) in self.brokers.iter() {
             broker.store().log.set_topic(topic, TopicConfig::new(queues));
+        }
+    }
+
+    /// Creates a static topic: its queues are shared out among the brokers, and numbered over all of them.
+    pub fn create_static_topic(&self, topic: &str, queues: i32) {
+        self.create_topic(topic, queues);
+        let brokers = i32::try_from(self.brokers.len()).unwrap_or(1);
+        for (index, (broker, _)) in (0..).zip(self.brokers.iter()) {
+            let own = (0..queues).filter(|queue_id| queue_id % brokers == index).collect();
+            broker.statics().insert(topic.to_owned(), StaticTopic { total: queues, queues: own, epoch: 1 });
+        }
+    }
+
+    /// Moves all queues of a static topic to one broker, with the messages in them.
+    pub fn move_static_topic(&self, topic: &str, broker_name: &str) {
+        let Some((target, _)) = self.find(broker_name) else { return };
+        for (broker, _) in self.brokers.iter().filter(|(broker, _)| broker.name != target.name) {
+            let Some(mut moved) = broker.statics().get(topic).cloned() else { continue };
+            let queues = std::mem::take(&mut moved.queues);
+            broker.statics().insert(topic.to_owned(), moved);
+            for &queue_id in &queues {
+                let read = broker.store().log.read(topic, queue_id, 0, i32::MAX, &TagFilter::All);
+                for record in record::split(&read.body) {
+                    let tags =
+                        record::Stored::read(&record).map(|stored| tag_hash(lookup(stored.properties, property::TAGS)));
+                    let new = NewRecord { bytes: BytesMut::from(&record[..]), tag_hash: tags.unwrap_or_default() };
+                    let _ = target.store().log.append_anyway(topic, queue_id, new, target.clock.now_ms());
+                }
+            }
+            if let Some(own) = target.statics().get_mut(topic) {
+                own.queues.extend(queues);
+                own.epoch += 1;
+            }
         }
     }
 

@@ -51,6 +51,12 @@ impl Refusal {
         Self { code, remark: remark.into() }
     }
 
+    /// The queue of a static topic is on another broker.
+    pub(crate) fn moved(topic: &str, queue_id: i32, broker_name: &str) -> Self {
+        let remark = format!("{topic}-{queue_id} does not exit in request process of current broker {broker_name}");
+        Self::new(ResponseCode::NOT_LEADER_FOR_QUEUE, remark)
+    }
+
     fn into_command(self) -> Command {
         Command::response(0, self.code).with_remark(self.remark)
     }

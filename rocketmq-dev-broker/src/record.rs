@@ -30,6 +30,15 @@ pub(crate) fn as_is(record: &Bytes) -> Bytes {
     copy.freeze()
 }
 
+/// The records that lie one after the other.
+pub(crate) fn split(records: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut rest = records.clone();
+    std::iter::from_fn(move || {
+        let size = usize::try_from(read_i32(&rest, 0)?).ok()?;
+        (size > 0 && size <= rest.len()).then(|| rest.split_to(size))
+    })
+}
+
 fn flag_at(record: &[u8]) -> i32 {
     read_i32(record, SYS_FLAG).unwrap_or(0)
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 /// What stores messages: a send or a batch, which differ in their code only.
 pub(crate) trait Store: Request<Body = Bytes, Reply = Answer<Stored>> + Send + Sync + Unpin + 'static {
@@ -160,7 +160,7 @@ impl<R: Store> Delivery<R> {
             };
             let header = self.request.header();
             header.queue_id = queue.queue_id;
-            header.broker_name = Some(queue.broker_name.clone());
+            header.broker_name = Some(route.broker_of(&queue).clone());
             header.topic = queue.topic.clone();
             header.born_timestamp_ms = now_ms();
             let deadline = self.attempt_deadline(producer, &route, &queue);
@@ -182,16 +182,17 @@ impl<R: Store> Delivery<R> {
         }
         let queues = route.write_queues();
         if let Some(first) = self.first_broker.as_deref().filter(|_| self.failed.is_empty()) {
-            return producer.next.next(queues, &[&|queue: &MessageQueue| *queue.broker_name == *first]).cloned();
+            return producer.next.next(queues, &[&|queue: &MessageQueue| **route.broker_of(queue) == *first]).cloned();
         }
         let last = self.failed.last().map(|attempt| &attempt.broker_name);
-        let is_untried = |queue: &MessageQueue| !self.has_failed_at(&queue.broker_name);
-        let is_elsewhere = |queue: &MessageQueue| last != Some(&queue.broker_name);
+        let is_untried = |queue: &MessageQueue| !self.has_failed_at(route.broker_of(queue));
+        let is_elsewhere = |queue: &MessageQueue| last != Some(route.broker_of(queue));
         let next = match &producer.faults {
             Some(faults) => {
                 let now = Instant::now();
-                let is_good = |queue: &MessageQueue| is_untried(queue) && faults.is_available(&queue.broker_name, now);
-                let answers = |queue: &MessageQueue| is_untried(queue) && faults.is_reachable(&queue.broker_name);
+                let is_good =
+                    |queue: &MessageQueue| is_untried(queue) && faults.is_available(route.broker_of(queue), now);
+                let answers = |queue: &MessageQueue| is_untried(queue) && faults.is_reachable(route.broker_of(queue));
                 producer.next.next(queues, &[&is_good, &answers, &is_untried, &is_elsewhere])
             }
             None if self.failed.is_empty() => producer.next.next(queues, &[]),
@@ -208,7 +209,7 @@ impl<R: Store> Delivery<R> {
     pub(crate) fn note_success(&self, producer: &Shared, target: &Target) {
         if let Some(faults) = &producer.faults {
             let sign = Sign::Answered(target.started.elapsed());
-            faults.note(&target.queue.broker_name, &self.topic, sign, Instant::now());
+            faults.note(target.route.broker_of(&target.queue), &self.topic, sign, Instant::now());
         }
     }
 
@@ -256,7 +257,9 @@ impl<R: Store> Delivery<R> {
         error: ClientError,
     ) -> Result<(), Error> {
         let code = error.response_code();
+        let moved = code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE);
         let worth_it = match code {
+            Some(_) if moved => true,
             Some(code) => producer.config.is_worth_a_retry(code) || NOT_SAFE.contains(&code),
             None => error.is_retryable(),
         };
@@ -265,7 +268,7 @@ impl<R: Store> Delivery<R> {
         }
         if let Some(faults) = &producer.faults {
             let sign = if code.is_some() { Sign::Refused } else { Sign::Unreachable };
-            faults.note(&queue.broker_name, &self.topic, sign, Instant::now());
+            faults.note(route.broker_of(queue), &self.topic, sign, Instant::now());
         }
         tracing::debug!(
             topic = %self.topic, broker = %queue.broker_name, attempt = self.failed.len() + 1,
@@ -273,10 +276,17 @@ impl<R: Store> Delivery<R> {
         );
         let elapsed = started.elapsed();
         let attempts_left = self.attempts_left(producer);
-        self.failed.push(FailedAttempt { broker_name: queue.broker_name.clone(), elapsed, error });
+        self.failed.push(FailedAttempt { broker_name: route.broker_of(queue).clone(), elapsed, error });
         let wait = self.pause(route, code);
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
+        }
+        if moved {
+            // A queue of a static topic is on another broker now, so the same route would lead there again.
+            let look_up = producer.client.newer_route(route.topic(), route.generation());
+            if let Ok(Err(error)) = timeout_at(self.deadline.instant(), look_up).await {
+                tracing::debug!(topic = %self.topic, error = &error as &dyn std::error::Error, "route not refreshed");
+            }
         }
         if !wait.is_zero() {
             sleep(wait).await;
@@ -286,7 +296,7 @@ impl<R: Store> Delivery<R> {
 
     /// How long to wait after the last failed attempt, which was answered with `code` if it was answered.
     fn pause(&self, route: &TopicRoute, code: Option<ResponseCode>) -> Duration {
-        let is_untried = |queue: &MessageQueue| !self.has_failed_at(&queue.broker_name);
+        let is_untried = |queue: &MessageQueue| !self.has_failed_at(route.broker_of(queue));
         let untried = self.chosen.is_none() && route.write_queues().iter().any(is_untried);
         let backoff = match code {
             // A quota is the sender's own: other brokers hold to it as well.
@@ -315,7 +325,8 @@ impl<R: Store> Delivery<R> {
 
     /// Whether the message may go to another broker instead.
     fn has_alternative(&self, route: &TopicRoute, queue: &MessageQueue) -> bool {
-        self.chosen.is_none() && route.write_queues().iter().any(|other| other.broker_name != queue.broker_name)
+        let broker_name = route.broker_of(queue);
+        self.chosen.is_none() && route.write_queues().iter().any(|other| route.broker_of(other) != broker_name)
     }
 
     /// The error that names every attempt.
@@ -347,9 +358,9 @@ async fn connect(
     queue: &MessageQueue,
     deadline: Deadline,
 ) -> Result<Connection, ClientError> {
-    let addrs = route.broker_addrs(&queue.broker_name);
-    let master = addrs.and_then(|addrs| addrs.get(&MASTER_ID));
-    let master = master.ok_or_else(|| ClientError::BrokerNotFound { broker_name: queue.broker_name.clone() })?;
+    let broker_name = route.broker_of(queue);
+    let master = route.broker_addrs(broker_name).and_then(|addrs| addrs.get(&MASTER_ID));
+    let master = master.ok_or_else(|| ClientError::BrokerNotFound { broker_name: broker_name.clone() })?;
     Ok(producer.client.vip_broker(master, deadline).await?)
 }
 

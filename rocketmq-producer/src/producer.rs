@@ -273,7 +273,7 @@ impl Producer {
 
     /// Waits until every send that has begun before this call has its outcome, further attempts included; what lingers
     /// for others to travel with goes at once. Later sends go on meanwhile and are not waited for. It ends within the
-    /// send timeout; failures are told by the receipts.
+    /// send timeout, or within that of a request that waits for its reply; failures are told by the receipts.
     ///
     /// ```no_run
     /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {

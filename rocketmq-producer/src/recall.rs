@@ -19,13 +19,14 @@ impl Producer {
         let _under_way = self.under_way()?;
         let shared = self.shared();
         let not_recallable = || Error::NotRecallable { message_id: receipt.message_id.clone() };
+        let broker_name = shared.client.broker_of(&shared.client.namespace().wrap_queue(receipt.queue.clone()));
         let request = RecallMessage {
             producer_group: Some(shared.group.clone()),
             topic: shared.client.namespace().wrap_shared(receipt.queue.topic.clone()),
             recall_handle: receipt.recall_handle.clone().ok_or_else(not_recallable)?,
-            broker_name: Some(receipt.queue.broker_name.clone()),
+            broker_name: Some(broker_name.clone()),
         };
-        let master = shared.client.master(&receipt.queue.broker_name)?;
+        let master = shared.client.master(&broker_name)?;
         let deadline = shared.client.request_deadline();
         let answer = shared.client.call(&master, &request, (), deadline).await;
         answer.map(drop).map_err(|error| Error::Client(error.into()))

@@ -118,7 +118,9 @@ impl Producer {
         };
         launch(&shared, delivery, tell).await;
         let no_reply = Error::NoReply { topic, message_id: message_id.clone(), timeout };
+        let until_replied = self.under_way()?;
         let waiting = async move {
+            let _until_replied = until_replied;
             let sent = sent.await;
             shared.wait_for(&mut reply, sent, deadline, no_reply).await
         };
@@ -128,7 +130,8 @@ impl Producer {
 
 /// The reply to a message queued by [`Producer::request_async`], as a future.
 ///
-/// Dropping it takes no message back, and the reply is then dropped.
+/// Dropping it takes no message back, and the reply is then dropped. Until then it counts as under way, for
+/// [`Producer::flush`] and [`Producer::shutdown`].
 #[must_use = "a reply that is not awaited is dropped"]
 pub struct PendingReply {
     message_id: String,

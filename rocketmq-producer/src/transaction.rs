@@ -136,6 +136,7 @@ impl Shared {
             tracing::warn!(message_id = %receipt.message_id, offset_id = receipt.offset_id, "unreadable offset id");
             return;
         };
+        let broker_name = self.client.broker_of(&self.client.namespace().wrap_queue(receipt.queue.clone()));
         let request = EndTransaction {
             topic: Some(self.client.namespace().wrap_shared(receipt.queue.topic.clone())),
             producer_group: self.group.clone(),
@@ -145,9 +146,9 @@ impl Shared {
             from_transaction_check: Some(false),
             message_id: receipt.message_id.clone(),
             transaction_id,
-            broker_name: Some(receipt.queue.broker_name.clone()),
+            broker_name: Some(broker_name.clone()),
         };
-        match self.client.master(&receipt.queue.broker_name) {
+        match self.client.master(&broker_name) {
             Ok(addr) => self.send_end(&addr, &request).await,
             Err(error) => tracing::warn!(
                 message_id = %receipt.message_id, error = &error as &dyn std::error::Error,

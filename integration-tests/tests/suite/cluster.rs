@@ -10,7 +10,7 @@ use rocketmq_common::{
 };
 use rocketmq_consumer::{PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
 use rocketmq_dev_broker::DevCluster;
-use rocketmq_integration_tests::real::RealCluster;
+use rocketmq_integration_tests::real::{JavaProgram, RealCluster};
 use rocketmq_producer::{Producer, ProducerConfig};
 use std::{
     collections::hash_map::RandomState,
@@ -137,6 +137,34 @@ impl Cluster {
         let topic = random_name("topic");
         self.create_topic(&topic, brokers, queues).await.with_context(|| format!("topic {topic} is not created"))?;
         Ok(topic)
+    }
+
+    /// A new static topic, its queues shared out among two brokers.
+    pub(crate) async fn static_topic(&self, queues: i32) -> Result<String> {
+        let topic = random_name("static");
+        match &self.servers {
+            Servers::Embedded(dev) => dev.create_static_topic(&topic, queues),
+            Servers::Real { .. } => {
+                let count = queues.to_string();
+                let mqadmin = JavaProgram::prepare().await?;
+                let of_topic = ["updateStaticTopic", "-n", &self.name_server, "-t", &topic];
+                mqadmin.admin(&[&of_topic, &["-qn", &count, "-c", "DefaultCluster"][..]].concat()).await?;
+            }
+        }
+        Ok(topic)
+    }
+
+    /// Moves all queues of a static topic to one broker.
+    pub(crate) async fn move_static_topic(&self, topic: &str, broker_name: &str) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.move_static_topic(topic, broker_name),
+            Servers::Real { .. } => {
+                let mqadmin = JavaProgram::prepare().await?;
+                let arguments = ["remappingStaticTopic", "-n", &self.name_server, "-t", topic, "-b", broker_name];
+                mqadmin.admin(&arguments).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets a value that the name server keeps.

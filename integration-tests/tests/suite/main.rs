@@ -47,8 +47,8 @@ use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
-/// cluster whose servers the scenario may stop, `pair`, on one of two brokers, or `since_5`, on both where the real one
-/// knows timer messages.
+/// cluster whose servers the scenario may stop, `pair`, on one of two brokers, or `since_5`
+/// and `pair_since_5`, where the real one has what came with RocketMQ 5.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -114,6 +114,7 @@ fn scenarios() -> Vec<Scenario> {
         both transaction::what_cannot_be_decided_is_refused,
         both delayed::a_delay_level_holds_a_message_back,
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
+        pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         both request::a_replier_that_panics_replies_when_the_message_comes_again,
         both request::replies_come_to_who_asked,

@@ -21,6 +21,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::task::JoinSet;
 use tokio::{task::JoinSet, time::Instant};
 
 /// Starts a consumer that replies to each message by what `reply` makes of it.
@@ -242,9 +243,10 @@ pub(crate) async fn a_reply_to_who_has_gone_is_an_error(cluster: &Cluster) -> Re
     let config = ProducerConfig { shutdown_timeout: Duration::from_millis(200), ..Default::default() };
     let asking = cluster.producer_with(config).await?;
     let pending = asking.request_async(Message::new(&topic, "question"), SOON).await?;
-    let waiting = tokio::spawn(pending);
+    let mut waiting = JoinSet::new();
+    waiting.spawn(pending);
     ensure!(asking.shutdown().await.is_err(), "a request that waits counts as under way");
-    match waiting.await? {
+    match waiting.join_next().await.context("the request is gone")?? {
         Err(Error::ShutDown) => {}
         other => bail!("the producer ended and its request came to {other:?}"),
     }

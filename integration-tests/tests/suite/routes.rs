@@ -5,14 +5,73 @@ use crate::{
     inbox::Inbox,
     wait::{SOON, eventually},
 };
-use anyhow::{Result, ensure};
-use rocketmq_common::{ClientConfig, Message, message::names::java_hash};
+use anyhow::{Context, Result, ensure};
+use rocketmq_common::{ClientConfig, Message, MessageQueue, message::names::java_hash};
 use rocketmq_consumer::Filter;
 use rocketmq_producer::{Producer, ProducerConfig};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+
+pub(crate) async fn a_static_topic_is_one_and_its_queues_may_move(cluster: &Cluster) -> Result<()> {
+    const QUEUES: i32 = 4;
+    let topic = cluster.static_topic(QUEUES).await?;
+    let producer = cluster.producer().await?;
+    let client = cluster.client().await?;
+    let route = eventually(SOON, async || {
+        let seen = client.known_route(&topic).map_or(0, |route| route.generation());
+        let route = client.newer_route(&topic.as_str().into(), seen).await?;
+        let brokers: BTreeSet<_> = route.write_queues().iter().map(|queue| route.broker_of(queue).clone()).collect();
+        ensure!(brokers.len() == 2, "queues on {brokers:?}");
+        Ok(route)
+    })
+    .await?;
+    let logical: Vec<_> = (0..QUEUES).map(|id| MessageQueue::new(topic.as_str(), "__syslo__global__", id)).collect();
+    ensure!(route.write_queues() == logical && route.read_queues() == logical, "{route:?}");
+    let (mut sent, mut offsets) = (BTreeSet::new(), BTreeMap::<_, Vec<i64>>::new());
+    for index in 0..40 {
+        let receipt = producer.send(Message::new(&topic, format!("{index}")).tag("tag")).await?;
+        offsets.entry(receipt.queue).or_default().push(receipt.queue_offset);
+        sent.insert(receipt.message_id);
+    }
+    for queue in &logical {
+        ensure!(offsets.get(queue) == Some(&(0..10).collect()), "{queue} has {:?}", offsets.get(queue));
+    }
+    for key in ["a", "b", "c", "order-created", "user-7"] {
+        let receipt = producer.send(Message::new(&topic, key).sharding_key(key)).await?;
+        let queue = &logical[usize::try_from((java_hash(key) % QUEUES).unsigned_abs())?];
+        ensure!(receipt.queue == *queue, "{key} went to {}, Java sends it to {queue}", receipt.queue);
+        sent.insert(receipt.message_id);
+    }
+    for queue in &logical {
+        let (min, max) = (client.min_offset(queue).await?, client.max_offset(queue).await?);
+        ensure!(min == 0 && max >= 10, "{queue} reaches from {min} to {max}");
+    }
+    cluster.at("consuming");
+    let (inbox, group) = (Inbox::new(), random_name("group"));
+    let consumer = cluster.consumer(&group).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    inbox.has_each_once(&sent, SOON).await?;
+    let came: BTreeSet<_> = inbox.messages().iter().map(|message| message.queue()).collect();
+    ensure!(came.iter().eq(&logical), "the messages say they came from {came:?}");
+    let places: BTreeSet<_> =
+        inbox.messages().iter().map(|message| (message.queue_id(), message.queue_offset())).collect();
+    ensure!(places.len() == sent.len(), "{} places for {} messages", places.len(), sent.len());
+    cluster.expect_recorded(&group, &topic, sent.len()).await?;
+    cluster.at("moving all queues to one broker");
+    cluster.move_static_topic(&topic, "broker-b").await?;
+    for index in 0..20 {
+        let receipt = producer.send(Message::new(&topic, format!("after {index}")).tag("tag")).await?;
+        ensure!(logical.contains(&receipt.queue), "{receipt:?}");
+        sent.insert(receipt.message_id);
+    }
+    let route = producer.client().known_route(&topic).context("no route")?;
+    ensure!(logical.iter().all(|queue| &**route.broker_of(queue) == "broker-b"), "{route:?}");
+    inbox.has_each_once(&sent, SOON).await?;
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
 
 pub(crate) async fn an_order_topic_has_the_queues_its_operator_gave(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic_on(2, 4).await?;

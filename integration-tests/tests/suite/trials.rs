@@ -17,7 +17,7 @@ use tokio::{runtime::Runtime, time::timeout};
 pub(crate) struct Scenario {
     name: &'static str,
     real: Option<Use>,
-    needs_timers: bool,
+    since_5: bool,
     run: Run,
 }
 
@@ -45,17 +45,25 @@ impl Scenario {
         Self::new(name, Some(Use::Alone), run)
     }
 
-    /// One for both clusters that needs timer messages, which brokers know from 5.0 on.
+    /// One for both clusters that needs what brokers know from 5.0 on: timer messages.
     pub(crate) fn since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
         run: F,
     ) -> Self {
-        Self { needs_timers: true, ..Self::new(name, Some(Use::Shared), run) }
+        Self { since_5: true, ..Self::new(name, Some(Use::Shared), run) }
     }
 
     /// One for both clusters that needs two brokers, or a name server that knows order topics.
     pub(crate) fn pair<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
         Self::new(name, Some(Use::Pair), run)
+    }
+
+    /// As [`pair`](Self::pair), with what brokers know from 5.0 on.
+    pub(crate) fn pair_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { since_5: true, ..Self::new(name, Some(Use::Pair), run) }
     }
 
     fn new<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
@@ -68,7 +76,7 @@ impl Scenario {
             let result = runtime.block_on(limited);
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
-        Self { name, real, needs_timers: false, run: Arc::new(run) }
+        Self { name, real, since_5: false, run: Arc::new(run) }
     }
 }
 
@@ -81,11 +89,11 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
     let (mut on_dev_broker, mut on_real) = (Vec::new(), Vec::new());
     let is_old = real::version().starts_with("4.");
     let too_old = Availability::Ignored {
-        reason: "timer messages need RocketMQ 5".to_owned(),
-        short: "timer messages need RocketMQ 5",
+        reason: "what is tested came with RocketMQ 5".to_owned(),
+        short: "came with RocketMQ 5",
     };
-    for Scenario { name, real, needs_timers, run } in scenarios {
-        let availability = if needs_timers && is_old { &too_old } else { &availability };
+    for Scenario { name, real, since_5, run } in scenarios {
+        let availability = if since_5 && is_old { &too_old } else { &availability };
         on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
         on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
             let brokers = if real == Some(Use::Pair) { 2 } else { 1 };

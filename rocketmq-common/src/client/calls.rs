@@ -27,6 +27,12 @@ impl Client {
         master.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }
 
+    /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic.
+    pub fn broker_of(&self, queue: &MessageQueue) -> Arc<str> {
+        let route = self.known_route(&queue.topic);
+        route.as_ref().map_or(&queue.broker_name, |route| route.broker_of(queue)).clone()
+    }
+
     /// The address of a broker's replica `broker_id`, or of another one if that is unknown; and whether it is the
     /// master.
     ///
@@ -92,9 +98,9 @@ impl Client {
         let request = GetMaxOffset {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            broker_name: Some(queue.broker_name.clone()),
+            broker_name: Some(self.broker_of(queue)),
         };
-        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The first offset a queue still holds.
@@ -105,9 +111,9 @@ impl Client {
         let request = GetMinOffset {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            broker_name: Some(queue.broker_name.clone()),
+            broker_name: Some(self.broker_of(queue)),
         };
-        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The offset of the first message of a queue stored at or after `time`; the end of the queue if all are older.
@@ -120,9 +126,9 @@ impl Client {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
             timestamp_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
-            broker_name: Some(queue.broker_name.clone()),
+            broker_name: Some(self.broker_of(queue)),
         };
-        Ok(self.vip_call(&self.master(&queue.broker_name)?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
     }
 
     /// The offset a group has recorded in a queue; `None` where there is none yet.
@@ -130,14 +136,15 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn consumer_offset(&self, group: &Arc<str>, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        let broker_name = self.broker_of(queue);
+        let addr = self.offset_keeper(&broker_name)?;
         let request = QueryConsumerOffset {
             consumer_group: group.clone(),
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
             set_zero_if_not_found: None,
-            broker_name: Some(queue.broker_name.clone()),
+            broker_name: Some(broker_name),
         };
-        let addr = self.offset_keeper(&queue.broker_name)?;
         let GroupOffset(offset) = self.vip_call(&addr, &request, (), self.request_deadline()).await?;
         Ok(offset)
     }
@@ -152,8 +159,9 @@ impl Client {
         queue: &MessageQueue,
         offset: i64,
     ) -> Result<(), Error> {
-        let request = update_offset(group, queue, offset);
-        let addr = self.offset_keeper(&queue.broker_name)?;
+        let broker_name = self.broker_of(queue);
+        let addr = self.offset_keeper(&broker_name)?;
+        let request = update_offset(group, queue, broker_name, offset);
         Ok(self.vip_call(&addr, &request, (), self.request_deadline()).await?)
     }
 
@@ -168,8 +176,9 @@ impl Client {
         offset: i64,
     ) -> Result<(), Error> {
         let deadline = self.request_deadline();
-        let connection = self.vip_broker(&self.offset_keeper(&queue.broker_name)?, deadline).await?;
-        Ok(connection.call_oneway(&update_offset(group, queue, offset), (), deadline).await?)
+        let broker_name = self.broker_of(queue);
+        let connection = self.vip_broker(&self.offset_keeper(&broker_name)?, deadline).await?;
+        Ok(connection.call_oneway(&update_offset(group, queue, broker_name, offset), (), deadline).await?)
     }
 
     /// The client ids of a consumer group, from a broker of `topic`; empty where the group has no member.
@@ -241,12 +250,12 @@ impl Client {
     }
 }
 
-fn update_offset(group: &Arc<str>, queue: &MessageQueue, offset: i64) -> UpdateConsumerOffset {
+fn update_offset(group: &Arc<str>, queue: &MessageQueue, broker_name: Arc<str>, offset: i64) -> UpdateConsumerOffset {
     UpdateConsumerOffset {
         consumer_group: group.clone(),
         topic: queue.topic.clone(),
         queue_id: queue.queue_id,
         commit_offset: offset,
-        broker_name: Some(queue.broker_name.clone()),
+        broker_name: Some(broker_name),
     }
 }

@@ -207,6 +207,11 @@ impl StoredMessage {
         self
     }
 
+    /// Gives it the number of its queue in a static topic, which is not that of the broker's own queue.
+    pub fn set_queue_id(&mut self, queue_id: i32) {
+        self.queue_id = queue_id;
+    }
+
     /// Moves the position in the queue, for a queue whose offsets are counted over several brokers.
     pub fn add_offset(&mut self, delta: i64) {
         self.queue_offset = self.queue_offset.saturating_add(delta);

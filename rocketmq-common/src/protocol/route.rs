@@ -25,6 +25,28 @@ pub struct TopicRouteData {
     pub queue_datas: Vec<QueueData>,
     /// The brokers.
     pub broker_datas: Vec<BrokerData>,
+    /// Of a static topic: which of its queues each broker has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_queue_mapping_by_broker: Option<BTreeMap<String, QueueMapping>>,
+}
+
+/// The queues of a static topic on one broker. Java: `TopicQueueMappingInfo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct QueueMapping {
+    /// The topic.
+    pub topic: String,
+    /// Within which its queues are numbered: `__global__`.
+    pub scope: String,
+    /// The queues of the topic, over all brokers.
+    pub total_queues: i32,
+    /// The broker.
+    #[serde(rename = "bname")]
+    pub broker_name: String,
+    /// Of two brokers that claim a queue, the one with the greater epoch has it.
+    pub epoch: i64,
+    /// The broker's own queue that stands for a queue of the topic, by the number of the latter.
+    pub curr_id_map: BTreeMap<i32, i32>,
 }
 
 /// The queues of a topic on one broker. Java: `QueueData`.

@@ -7,7 +7,9 @@ use crate::{
     protocol::{GetValue, PutValue, Value},
     server::{Peers, Server, Service},
 };
-use rocketmq_common::protocol::{BrokerData, GetRoute, LenientJson, MASTER_ID, QueueData, TopicRouteData};
+use rocketmq_common::protocol::{
+    BrokerData, GetRoute, LenientJson, MASTER_ID, QueueData, QueueMapping, TopicRouteData,
+};
 use rocketmq_remote::{Incoming, Processors, Reply, RequestCode, ResponseCode};
 use std::{
     collections::BTreeMap,
@@ -46,6 +48,18 @@ impl NameServer {
                 perm: config.perm,
                 topic_sys_flag: config.sys_flag,
             });
+            if let Some(part) = broker.statics().get(&*header.topic) {
+                let mapping = QueueMapping {
+                    topic: header.topic.to_string(),
+                    scope: GLOBAL_SCOPE.to_owned(),
+                    total_queues: part.total,
+                    broker_name: broker.name.to_string(),
+                    epoch: part.epoch,
+                    curr_id_map: part.queues.iter().map(|queue_id| (*queue_id, *queue_id)).collect(),
+                };
+                let mappings = route.topic_queue_mapping_by_broker.get_or_insert_default();
+                mappings.insert(broker.name.to_string(), mapping);
+            }
             route.broker_datas.push(BrokerData {
                 cluster: CLUSTER.to_owned(),
                 broker_name: broker.name.to_string(),
@@ -133,3 +147,5 @@ impl Service for NameServer {
 /// Java: `NamesrvUtil.NAMESPACE_ORDER_TOPIC_CONFIG`.
 const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
 const MAX_VALUES: usize = 1 << 16;
+/// Java: `MixAll.METADATA_SCOPE_GLOBAL`.
+const GLOBAL_SCOPE: &str = "__global__";

@@ -86,6 +86,9 @@ fn check(broker: &Broker, header: &PullMessage) -> Result<(), Refusal> {
         };
         return Err(Refusal::new(ResponseCode::TOPIC_NOT_EXIST, remark));
     };
+    if broker.has_moved(&header.topic, header.queue_id) {
+        return Err(Refusal::moved(&header.topic, header.queue_id, &broker.name));
+    }
     if !Permission::is_readable(config.perm) {
         let remark = format!("the topic[{}] pulling message is forbidden", header.topic);
         return Err(Refusal::new(ResponseCode::NO_PERMISSION, remark));

@@ -59,6 +59,9 @@ fn store_sent(broker: &Broker, incoming: &Incoming, woken: &mut Woken) -> Outcom
     if header.queue_id < 0 {
         header.queue_id = broker.any_queue(config.write_queues);
     }
+    if broker.has_moved(&header.topic, header.queue_id) {
+        return Err(Refusal::moved(&header.topic, header.queue_id, &broker.name));
+    }
     if incoming.command().body.is_empty() {
         return Err(Refusal::new(ResponseCode::SYSTEM_ERROR, "the message has no body"));
     }
