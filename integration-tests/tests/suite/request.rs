@@ -21,7 +21,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::task::JoinSet;
 use tokio::{task::JoinSet, time::Instant};
 
 /// Starts a consumer that replies to each message by what `reply` makes of it.
