@@ -48,7 +48,7 @@ impl JavaProgram {
         let folder = self.folder.path().display();
         let mut command = Command::new(&self.java);
         command
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"])
             .arg(format!("-Duser.home={folder}"))
             .arg(format!("-Djava.io.tmpdir={folder}"))
             .arg(format!("-Drmq.logback.configurationFile={}", quiet.display()))

@@ -20,6 +20,8 @@ mod consuming_faults;
 mod delayed;
 mod group;
 mod interceptors;
+mod interop;
+mod java;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -48,19 +50,22 @@ use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, or `since_5`
-/// and `pair_since_5`, where the real one has what came with RocketMQ 5.
+/// and `pair_since_5`, where the real one has what came with RocketMQ 5, or `interop`,
+/// on both with a Java client beside ours.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
     }
     // The long ones come first, so that the others run beside them.
     scenarios![
+        interop interop::java_reads_all_that_we_send,
         both retry::a_listener_that_fails_twice_succeeds_the_third_time,
         both retry::what_always_fails_ends_among_the_dead_letters,
         both retry::a_listener_that_panics_gets_the_message_again,
         both transaction::a_checker_that_panics_is_asked_again,
         both transaction::the_checker_decides_what_the_step_left_open,
         both transaction::another_producer_of_the_group_is_asked,
+        interop interop::we_read_all_that_java_sends,
         both transaction::groups_of_one_client_do_not_mix,
         both namespace::what_fails_comes_again_and_dies_under_plain_names,
         both namespace::transactions_are_checked_under_plain_names,
@@ -69,6 +74,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
+        interop interop::java_answers_our_requests,
         both group::two_then_three_then_one_member_lose_nothing,
         both send::ten_thousand_messages_from_64_callers_arrive_once,
         both send::messages_of_four_mib_less_their_properties_arrive,
@@ -78,6 +84,7 @@ fn scenarios() -> Vec<Scenario> {
         both send::a_batch_lies_in_one_queue_in_order,
         both restart::a_restarted_consumer_continues_where_it_stopped,
         both restart::sigterm_under_load_leaves_nothing_done_unrecorded,
+        interop interop::we_answer_javas_requests,
         both lifecycle::two_hundred_producers_and_consumers_leave_nothing_behind,
         alone outage::without_a_name_server_everything_goes_on,
         both name_server::a_dead_entry_delays_no_start,

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rocketmq_integration_tests::real::{self, Source};
+use rocketmq_integration_tests::real::{self, JavaProgram, Source};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ pub(crate) struct Scenario {
     name: &'static str,
     real: Option<Use>,
     since_5: bool,
+    needs_java: bool,
     run: Run,
 }
 
@@ -58,6 +59,14 @@ impl Scenario {
         Self::new(name, Some(Use::Pair), run)
     }
 
+    /// One for both clusters that runs a Java client beside ours.
+    pub(crate) fn interop<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { needs_java: true, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
     /// As [`pair`](Self::pair), with what brokers know from 5.0 on.
     pub(crate) fn pair_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
@@ -76,7 +85,7 @@ impl Scenario {
             let result = runtime.block_on(limited);
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
-        Self { name, real, since_5: false, run: Arc::new(run) }
+        Self { name, real, since_5: false, needs_java: false, run: Arc::new(run) }
     }
 }
 
@@ -92,9 +101,18 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         reason: "what is tested came with RocketMQ 5".to_owned(),
         short: "came with RocketMQ 5",
     };
-    for Scenario { name, real, since_5, run } in scenarios {
-        let availability = if since_5 && is_old { &too_old } else { &availability };
+    let no_java = Availability::without_java();
+    for Scenario { name, real, since_5, needs_java, run } in scenarios {
+        let availability = match &no_java {
+            Some(no_java) if needs_java => no_java,
+            _ if since_5 && is_old => &too_old,
+            _ => &availability,
+        };
         on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
+        if needs_java && no_java.is_some() {
+            on_dev_broker.extend(no_java.as_ref().map(|no_java| no_java.not_run(format!("embedded::{name}"))));
+            continue;
+        }
         on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
             let brokers = if real == Some(Use::Pair) { 2 } else { 1 };
             with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(brokers))?))
@@ -129,11 +147,7 @@ fn on_real_one(
             with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
         })
         .with_kind(format!("RocketMQ {}", real::version())),
-        Availability::Refused(reason) => {
-            let reason = format!("ROCKETMQ_TEST_REAL=required, but {reason}");
-            Trial::test(name, move || Err(Failed::from(reason)))
-        }
-        Availability::Ignored { reason, short } => ignored(reason).with_kind(short.to_owned()),
+        not_here => not_here.not_run(name),
     }
 }
 
@@ -162,6 +176,38 @@ impl Availability {
             Source::Unavailable(reason) => Self::Ignored { reason, short: "no real RocketMQ here" },
             Source::Given(_) => Self::Here { given: true },
             Source::Maven { .. } | Source::Docker => Self::Here { given: false },
+        }
+    }
+
+    /// What becomes of scenarios with a Java client where none can be run; `None` where one can.
+    fn without_java() -> Option<Self> {
+        let wanted = std::env::var("ROCKETMQ_TEST_REAL").unwrap_or_default();
+        if wanted == "off" {
+            return Some(Self::Ignored {
+                reason: "ROCKETMQ_TEST_REAL=off".to_owned(),
+                short: "ROCKETMQ_TEST_REAL=off",
+            });
+        }
+        let reason = JavaProgram::unavailable(true)?;
+        Some(match wanted == "required" {
+            true => Self::Refused(reason),
+            false => Self::Ignored { reason, short: "no Java client here" },
+        })
+    }
+
+    /// A trial that says why it is not run.
+    fn not_run(&self, name: String) -> Trial {
+        match self {
+            Self::Refused(reason) => {
+                let reason = format!("ROCKETMQ_TEST_REAL=required, but {reason}");
+                Trial::test(name, move || Err(Failed::from(reason)))
+            }
+            Self::Ignored { reason, short } => {
+                let reason = reason.clone();
+                let trial = Trial::test(name, move || Err(Failed::from(format!("not run: {reason}"))));
+                trial.with_ignored_flag(true).with_kind((*short).to_owned())
+            }
+            Self::Here { .. } => Trial::test(name, || Err(Failed::from("nothing keeps it from running"))),
         }
     }
 
