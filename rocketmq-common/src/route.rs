@@ -15,8 +15,8 @@ pub struct TopicRoute {
     write_queues: Vec<MessageQueue>,
     read_queues: Vec<MessageQueue>,
     brokers: BTreeMap<Arc<str>, BTreeMap<i64, Arc<str>>>,
-    /// The brokers that have the queues of a static topic.
-    owners: BTreeMap<MessageQueue, Arc<str>>,
+    /// The brokers that have the queues of a static topic, by number, under each name that stands for all brokers.
+    owners: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     data: TopicRouteData,
 }
 
@@ -57,9 +57,13 @@ impl TopicRoute {
             };
             sorted.iter().copied().filter(|queue| usable(queue)).flat_map(|queue| queues_of(&queue)).collect()
         };
-        let owners = logical_queues(&topic, &data);
-        let mut logical: Vec<MessageQueue> = owners.keys().cloned().collect();
-        // The queues of a scope by their numbers, as in Java.
+        let owners = owners(&data);
+        let mut logical: Vec<MessageQueue> = Vec::new();
+        for (broker_name, owners) in &owners {
+            let queue = |queue_id| MessageQueue { topic: topic.clone(), broker_name: broker_name.clone(), queue_id };
+            logical.extend((0..).zip(owners).map(|(queue_id, _)| queue(queue_id)));
+        }
+        // By their numbers, as in Java, whatever the scope.
         logical.sort_by_key(|queue| queue.queue_id);
         let write_queues = match ordered_queues(&topic, data.order_topic_conf.as_deref()) {
             Some(ordered) => ordered,
@@ -107,9 +111,12 @@ impl TopicRoute {
         &self.read_queues
     }
 
-    /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic.
+    /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic. The queue may
+    /// name the topic with or without its namespace.
     pub fn broker_of<'a>(&'a self, queue: &'a MessageQueue) -> &'a Arc<str> {
-        self.owners.get(queue).unwrap_or(&queue.broker_name)
+        let owners = self.owners.get(&queue.broker_name);
+        let owner = usize::try_from(queue.queue_id).ok().and_then(|queue_id| owners?.get(queue_id));
+        owner.unwrap_or(&queue.broker_name)
     }
 
     /// The addresses of a broker's replicas by id; 0 is the master.
@@ -134,32 +141,26 @@ impl TopicRoute {
     }
 }
 
-/// The queues of a static topic, and which broker has each now.
+/// Which broker has each queue of a static topic now.
 ///
 /// # Protocol
 /// Java: `ClientMetadata.topicRouteData2EndpointsForStaticTopic`.
-fn logical_queues(topic: &Arc<str>, data: &TopicRouteData) -> BTreeMap<MessageQueue, Arc<str>> {
-    let mappings = data.topic_queue_mapping_by_broker.iter().flat_map(BTreeMap::values);
+fn owners(data: &TopicRouteData) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
     let mut scopes: BTreeMap<&str, Vec<&QueueMapping>> = BTreeMap::new();
-    for mapping in mappings {
-        scopes.entry(&mapping.scope).or_default().push(mapping);
+    for mapping in data.topic_queue_mapping_by_broker.iter().flat_map(BTreeMap::values) {
+        let scope = if mapping.scope.is_empty() { GLOBAL_SCOPE } else { &mapping.scope };
+        scopes.entry(scope).or_default().push(mapping);
     }
-    let mut owners = BTreeMap::new();
-    for (scope, mappings) in scopes {
-        let scope = if scope.is_empty() { GLOBAL_SCOPE } else { scope };
-        let name: Arc<str> = match scope {
-            GLOBAL_SCOPE => "__syslo__global__".into(),
-            other => format!("__syslo__{other}").into(),
-        };
+    let owners_of = |(scope, mappings): (&str, Vec<&QueueMapping>)| {
         let total = mappings.iter().map(|mapping| mapping.total_queues).max().unwrap_or(0);
-        for queue_id in 0..total.clamp(0, MAX_QUEUES) {
+        let owner = |queue_id| {
             let claims = mappings.iter().filter(|mapping| mapping.curr_id_map.contains_key(&queue_id));
-            let owner = claims.max_by_key(|mapping| mapping.epoch).map_or(NOBODY, |mapping| &mapping.broker_name);
-            let queue = MessageQueue { topic: topic.clone(), broker_name: name.clone(), queue_id };
-            owners.insert(queue, owner.into());
-        }
-    }
-    owners
+            claims.max_by_key(|mapping| mapping.epoch).map_or(NOBODY, |mapping| &mapping.broker_name).into()
+        };
+        let name = if scope == GLOBAL_SCOPE { "__syslo__global__".to_owned() } else { format!("__syslo__{scope}") };
+        (name.into(), (0..total.clamp(0, MAX_QUEUES)).map(owner).collect())
+    };
+    scopes.into_iter().map(owners_of).collect()
 }
 
 /// `broker-a:4;broker-b:4`: the queues of an order topic, in the order the operator gave.
@@ -254,6 +255,8 @@ mod tests {
         assert_eq!(names(route.read_queues()), global);
         let owners: Vec<_> = route.write_queues().iter().map(|queue| &**route.broker_of(queue)).collect();
         assert_eq!(owners, ["a", "c", "c", "__syslo__none__"]);
+        let as_the_user_sees_it = MessageQueue::new("without namespace", "__syslo__global__", 1);
+        assert_eq!(&**route.broker_of(&as_the_user_sees_it), "c");
         let ordinary = MessageQueue::new("t", "a", 0);
         assert_eq!(&**route.broker_of(&ordinary), "a");
         let ordered = TopicRoute::new("t".into(), 1, TopicRouteData { order_topic_conf: Some("c:1".into()), ..data });

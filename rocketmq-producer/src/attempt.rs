@@ -140,7 +140,8 @@ impl<R: Store> Delivery<R> {
             Err(error) => {
                 producer.client.note_stale(&target.route);
                 let elapsed = target.started.elapsed();
-                self.failed.push(FailedAttempt { broker_name: target.queue.broker_name, elapsed, error: error.into() });
+                let broker_name = target.route.broker_of(&target.queue).clone();
+                self.failed.push(FailedAttempt { broker_name, elapsed, error: error.into() });
                 Err(self.give_up())
             }
         }
@@ -271,7 +272,7 @@ impl<R: Store> Delivery<R> {
             faults.note(route.broker_of(queue), &self.topic, sign, Instant::now());
         }
         tracing::debug!(
-            topic = %self.topic, broker = %queue.broker_name, attempt = self.failed.len() + 1,
+            topic = %self.topic, broker = %route.broker_of(queue), attempt = self.failed.len() + 1,
             error = &error as &dyn std::error::Error, "attempt failed"
         );
         let elapsed = started.elapsed();
