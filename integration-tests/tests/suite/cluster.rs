@@ -125,11 +125,9 @@ impl Cluster {
         Ok(Client::start([&self.name_server], ClientConfig::default()).await?)
     }
 
-    /// A new topic of so many queues, once the name server knows it.
+    /// A new topic of so many queues on every broker, once the name server knows it.
     pub(crate) async fn topic(&self, queues: i32) -> Result<String> {
-        let topic = random_name("topic");
-        self.create_topic(&topic, 1, queues).await.with_context(|| format!("topic {topic} is not created"))?;
-        Ok(topic)
+        self.topic_on(usize::MAX, queues).await
     }
 
     /// A new topic of so many queues on each of the first brokers, once the name server knows it there.
@@ -185,6 +183,7 @@ impl Cluster {
                 }
             }
             Servers::Real { broker_addresses, .. } => {
+                let brokers = brokers.min(broker_addresses.len());
                 let request = CreateTopic {
                     topic: topic.to_owned(),
                     default_topic: "TBW102".to_owned(),
