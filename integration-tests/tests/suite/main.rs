@@ -80,6 +80,7 @@ fn scenarios() -> Vec<Scenario> {
         both send::messages_of_four_mib_less_their_properties_arrive,
         both send::a_body_of_four_mib_arrives_and_one_byte_more_does_not,
         both send::oneway_messages_arrive_once,
+        both send::every_property_a_user_may_set_arrives,
         alone send::async_messages_for_one_queue_keep_their_order,
         both send::a_batch_lies_in_one_queue_in_order,
         both restart::a_restarted_consumer_continues_where_it_stopped,

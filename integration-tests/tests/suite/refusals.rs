@@ -61,6 +61,14 @@ pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Clus
     let mixed = producer.send_batch(vec![Message::new("one", "b"), Message::new("other", "b")]).await;
     let refused = matches!(mixed, Err(Error::Message(MessageError::TopicsInBatch { .. })));
     ensure!(refused, "a batch for two topics came to {mixed:?}");
+    let delayed = producer.send_batch(vec![Message::new(&topic, "b"), Message::new(&topic, "b").delay_level(1)]).await;
+    let refused = matches!(delayed, Err(Error::Message(MessageError::DelayInBatch)));
+    ensure!(refused, "a batch with a delayed message came to {delayed:?}");
+    let late = Message::new(&topic, "b").deliver_after(Duration::from_secs(3 * 86_400 + 1));
+    let refused = producer.send(late.clone()).await;
+    ensure!(matches!(refused, Err(Error::TimerTooFar { .. })), "a message for in three days came to {refused:?}");
+    let refused = producer.send_async(late).await.err();
+    ensure!(matches!(refused, Some(Error::TimerTooFar { .. })), "a message for in three days came to {refused:?}");
     for code in [RequestCode::SEND_MESSAGE_V2, RequestCode::SEND_BATCH_MESSAGE, RequestCode::SEND_MESSAGE] {
         ensure!(cluster.dev().received(code) == 0, "{code} reached the broker");
     }

@@ -3,10 +3,10 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
-    parcel::{Sent, body, expect_all_same, varied},
-    wait::SOON,
+    parcel::{Sent, body, expect_all_same, expect_same, varied},
+    wait::{SOON, eventually},
 };
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{Message, remote::ResponseCode};
 use rocketmq_consumer::Filter;
 use rocketmq_producer::{Error, Producer, ProducerConfig, SendStatus};
@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::task::JoinSet;
 
@@ -172,6 +173,38 @@ pub(crate) async fn async_messages_for_one_queue_keep_their_order(cluster: &Clus
     let differs = found.iter().zip(&expected).position(|(one, other)| one != other);
     ensure!(differs.is_none() && found.len() == COUNT, "{} stored; out of order from {differs:?} on", found.len());
     expect_all_same(&sent, &stored)?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn every_property_a_user_may_set_arrives(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let producer = cluster.producer().await?;
+    let message = Message::new(&topic, "body")
+        .flag(-7)
+        .tag("eu")
+        .keys(["k-1", "ключ"])
+        .sharding_key("user-7")
+        .wait_store(false)
+        .check_immunity(Duration::from_secs(90))
+        .light_queues(["%LMQ%one", "%LMQ%other"])
+        .priority(3)
+        .unique_id("an-id-of-my-own")
+        .property("colour", "blue");
+    let receipt = producer.send(message.clone()).await?;
+    ensure!(receipt.message_id == "an-id-of-my-own", "the id is {}", receipt.message_id);
+    let stored = eventually(SOON, async || cluster.stored(&topic).await?.pop().context("not stored yet")).await?;
+    expect_same(&message, &stored)?;
+    let expected = [
+        ("CHECK_IMMUNITY_TIME_IN_SECONDS", "90"),
+        ("INNER_MULTI_DISPATCH", "%LMQ%one,%LMQ%other"),
+        ("_SYS_MSG_PRIORITY_", "3"),
+        ("__SHARDINGKEY", "user-7"),
+        ("WAIT", "false"),
+        ("KEYS", "k-1 ключ"),
+    ];
+    for (name, value) in expected {
+        ensure!(stored.property(name) == Some(value), "{name} is {:?}", stored.property(name));
+    }
     Ok(producer.shutdown().await?)
 }
 
