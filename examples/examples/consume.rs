@@ -46,7 +46,7 @@ async fn run() -> anyhow::Result<()> {
         .config(PushConfig {
             concurrency: 8,
             start_at: StartAt::First,
-            max_reconsume_times: 3,
+            max_reconsume_times: Some(3),
             ..PushConfig::default()
         })
         .listener(move |message: StoredMessage| {

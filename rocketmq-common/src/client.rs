@@ -1,4 +1,5 @@
 mod calls;
+mod locks;
 mod members;
 mod replies;
 mod routes;

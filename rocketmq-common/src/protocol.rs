@@ -6,6 +6,7 @@
 mod group;
 mod heartbeat;
 mod lenient;
+mod lock;
 mod message;
 mod offset;
 mod reply;
@@ -14,10 +15,11 @@ mod transaction;
 
 pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
 pub use heartbeat::{
-    ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat, HeartbeatData, MessageModel, ProducerData,
-    SubscriptionData, UnregisterClient,
+    CheckClientConfig, ClientConfigToCheck, ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat,
+    HeartbeatData, MessageModel, ProducerData, SubscriptionData, UnregisterClient,
 };
 pub use lenient::LenientJson;
+pub use lock::{LockQueues, LockedQueues, QueueName, QueuesOfMember, UnlockQueues};
 pub use message::{
     PullMessage, PullResult, PullSysFlag, RecallMessage, Recalled, SendBack, SendBatchMessage, SendMessage, Stored,
     sys_flag,

@@ -1,6 +1,6 @@
-use crate::{Error, Filter, PushConfig, PushConsumer, listener::Listener};
+use crate::{Error, Filter, IntoOutcome, PushConfig, PushConsumer, listener::Listener};
 use rocketmq_common::{Client, NameServerSource, StoredMessage, resolver::NameServerResolver};
-use std::{fmt::Display, future::Future};
+use std::future::Future;
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
 #[derive(Debug)]
@@ -35,15 +35,67 @@ impl PushConsumerBuilder {
         self
     }
 
-    /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later.
-    /// Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no order.
-    pub fn listener<F, C, E>(mut self, listener: F) -> Self
+    /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later; an
+    /// [`Outcome`](crate::Outcome) can say more. Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no
+    /// order.
+    pub fn listener<F, C>(mut self, listener: F) -> Self
     where
         F: Fn(StoredMessage) -> C + Send + Sync + 'static,
-        C: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display,
+        C: Future<Output: IntoOutcome> + Send + 'static,
     {
-        self.listener = Some(Listener::new(listener));
+        self.listener = Some(Listener::one(false, listener));
+        self
+    }
+
+    /// As [`listener`](Self::listener), up to [`consume_batch`](PushConfig::consume_batch) messages a call. `Ok` means
+    /// that all are done, `Err` that none is.
+    pub fn batch_listener<F, C>(mut self, listener: F) -> Self
+    where
+        F: Fn(Vec<StoredMessage>) -> C + Send + Sync + 'static,
+        C: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        self.listener = Some(Listener::many(false, listener));
+        self
+    }
+
+    /// What to do with each message, where those of a queue have to be consumed in their order: there is one call at a
+    /// time for each queue, in the whole group. After `Err`, and after a panic, the queue waits for
+    /// [`suspend_time`](PushConfig::suspend_time), then the same message comes again.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
+    /// use rocketmq_consumer::{Filter, PushConsumer, StoredMessage};
+    ///
+    /// let consumer = PushConsumer::builder("ledger").name_servers(["127.0.0.1:9876"])
+    ///     .subscribe("account-changed", Filter::all())
+    ///     .ordered_listener(|message: StoredMessage| async move { book(&message).await })
+    ///     .start().await?;
+    /// # async fn book(_: &StoredMessage) -> Result<(), std::io::Error> { Ok(()) }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Protocol
+    /// The broker locks each queue for the member that consumes it: `LOCK_BATCH_MQ` (41) when the queue is taken and
+    /// every 20 s, `UNLOCK_BATCH_MQ` (42) when the last call has ended. Java: `ConsumeMessageOrderlyService`. Unlike
+    /// there, a queue that goes to another member is never unlocked while a call is under way.
+    pub fn ordered_listener<F, C>(mut self, listener: F) -> Self
+    where
+        F: Fn(StoredMessage) -> C + Send + Sync + 'static,
+        C: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        self.listener = Some(Listener::one(true, listener));
+        self
+    }
+
+    /// As [`ordered_listener`](Self::ordered_listener), up to [`consume_batch`](PushConfig::consume_batch) messages a
+    /// call, in order. Only those that failed come again.
+    pub fn ordered_batch_listener<F, C>(mut self, listener: F) -> Self
+    where
+        F: Fn(Vec<StoredMessage>) -> C + Send + Sync + 'static,
+        C: Future<Output: IntoOutcome> + Send + 'static,
+    {
+        self.listener = Some(Listener::many(true, listener));
         self
     }
 

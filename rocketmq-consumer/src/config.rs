@@ -36,12 +36,22 @@ impl StartAt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
-    /// Most listener calls at once. Default 20.
+    /// Most listener calls at once. Default 20. [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it
+    /// later.
     pub concurrency: usize,
+    /// Most messages a call of a [`batch_listener`](crate::PushConsumerBuilder::batch_listener), 1 to 1024. They are of
+    /// one queue and of one pull. Default 1.
+    pub consume_batch: usize,
+    /// How long a call of a concurrent listener may take before its messages are given back, to come again later, and
+    /// no longer hold the offset of their queue up. The call itself goes on. Default 15 min.
+    pub consume_timeout: Duration,
+    /// How long a queue that is consumed in order waits after a failure. Default 1 s.
+    pub suspend_time: Duration,
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
     pub start_at: StartAt,
-    /// How often a message may fail before it goes to the dead letter queue. Default 16; 0 sends it there at once.
-    pub max_reconsume_times: i32,
+    /// How often a message that failed comes again before it goes to the dead letter queue; 0 sends it there at once.
+    /// Default: 16 times to a concurrent listener, to an ordered one without end.
+    pub max_reconsume_times: Option<i32>,
     /// Most messages of one queue fetched and not done. Default 1000.
     pub max_messages_per_queue: usize,
     /// Most body bytes of one queue fetched and not done. Default 100 MiB.
@@ -70,8 +80,11 @@ impl Default for PushConfig {
     fn default() -> Self {
         Self {
             concurrency: 20,
+            consume_batch: 1,
+            consume_timeout: Duration::from_secs(15 * 60),
+            suspend_time: Duration::from_secs(1),
             start_at: StartAt::default(),
-            max_reconsume_times: 16,
+            max_reconsume_times: None,
             max_messages_per_queue: 1000,
             max_bytes_per_queue: 100 * 1024 * 1024,
             max_span_per_queue: 2000,
@@ -93,7 +106,9 @@ impl PushConfig {
             false => Err(Error::Client(rocketmq_common::Error::Config { option, message })),
         };
         check((1..=100_000).contains(&self.concurrency), "concurrency", "is not from 1 to 100000")?;
-        check(self.max_reconsume_times >= 0, "max_reconsume_times", "is below 0")?;
+        check((1..=1024).contains(&self.consume_batch), "consume_batch", "is not from 1 to 1024")?;
+        check(!self.consume_timeout.is_zero(), "consume_timeout", "is 0")?;
+        check(self.max_reconsume_times.is_none_or(|times| times >= 0), "max_reconsume_times", "is below 0")?;
         check(self.max_messages_per_queue > 0, "max_messages_per_queue", "is 0")?;
         check(self.max_bytes_per_queue > 0, "max_bytes_per_queue", "is 0")?;
         check(self.max_span_per_queue > 0, "max_span_per_queue", "is not above 0")?;

@@ -1,19 +1,24 @@
-use crate::{fetch::AssignedQueue, listener::Failure, push::Shared};
-use rocketmq_common::{
-    StoredMessage,
-    message::{names::is_retry_topic, property},
-    protocol::SendBack,
-    remote::Deadline,
-};
+use crate::{Outcome, assigned::AssignedQueue, outcome::Failed, push::Shared};
+use rocketmq_common::StoredMessage;
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard},
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::Duration,
     vec,
 };
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
-/// The messages that wait for a listener call. A pulled batch comes in as one and is handed out one message a call.
+/// The messages that wait for a listener call. A pulled batch comes in as one and is handed out one call's worth at a
+/// time.
 ///
 /// It is bounded by the windows of the queues: nothing is fetched that they have no room for.
 #[derive(Debug, Default)]
@@ -29,12 +34,12 @@ struct Batch {
     messages: vec::IntoIter<StoredMessage>,
 }
 
-/// One message for one listener call.
+/// What one listener call gets, of one queue.
 #[derive(Debug)]
-struct Task {
-    queue: Arc<AssignedQueue>,
-    epoch: u32,
-    message: StoredMessage,
+pub(crate) struct Task<M> {
+    pub(crate) queue: Arc<AssignedQueue>,
+    pub(crate) epoch: u32,
+    pub(crate) messages: M,
 }
 
 impl Dispatcher {
@@ -48,31 +53,51 @@ impl Dispatcher {
 
     /// The next message. One worker wakes the next one as long as there is more to do, so a batch wakes as many as it
     /// needs and a worker that is fast enough stays alone.
-    async fn next(&self) -> Task {
+    pub(crate) async fn next(&self) -> Task<StoredMessage> {
         loop {
-            if let Some((task, more)) = self.take() {
-                if more {
-                    self.filled.notify_one();
-                }
+            if let Some(task) = self.take() {
                 return task;
             }
             self.filled.notified().await;
         }
     }
 
-    fn take(&self) -> Option<(Task, bool)> {
+    /// The next messages of one pull, up to `max`.
+    async fn next_many(&self, max: usize) -> Task<Vec<StoredMessage>> {
+        loop {
+            if let Some(task) = self.take_by(|messages| {
+                let some: Vec<_> = messages.take(max).collect();
+                (!some.is_empty()).then_some(some)
+            }) {
+                return task;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The next message, if there is one.
+    pub(crate) fn take(&self) -> Option<Task<StoredMessage>> {
+        self.take_by(Iterator::next)
+    }
+
+    fn take_by<M>(&self, take: impl Fn(&mut vec::IntoIter<StoredMessage>) -> Option<M>) -> Option<Task<M>> {
         let mut batches = self.batches();
         loop {
             let batch = batches.front_mut()?;
-            let Some(message) = batch.messages.next() else {
+            let Some(messages) = take(&mut batch.messages) else {
                 batches.pop_front();
                 continue;
             };
-            let task = Task { queue: batch.queue.clone(), epoch: batch.epoch, message };
+            let task = Task { queue: batch.queue.clone(), epoch: batch.epoch, messages };
             if batch.messages.as_slice().is_empty() {
                 batches.pop_front();
             }
-            return Some((task, !batches.is_empty()));
+            let more = !batches.is_empty();
+            drop(batches);
+            if more {
+                self.filled.notify_one();
+            }
+            return Some(task);
         }
     }
 
@@ -81,91 +106,207 @@ impl Dispatcher {
     }
 }
 
+/// How many workers there are, and how many there may be.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    wanted: AtomicUsize,
+    there: AtomicUsize,
+    fewer_wanted: Notify,
+}
+
+impl Workers {
+    /// Whether one worker too many is there: who asks is it, and has to go.
+    fn retires(&self) -> bool {
+        let wanted = self.wanted.load(Ordering::Acquire);
+        if self.there.load(Ordering::Acquire) <= wanted {
+            return false;
+        }
+        let one_less = |there: usize| (there > self.wanted.load(Ordering::Acquire)).then(|| there - 1);
+        self.there.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok()
+    }
+}
+
+impl Shared {
+    /// Has so many workers run the listener. Those that are too many end after the call they are at.
+    pub(crate) fn want_workers(self: &Arc<Self>, wanted: usize) {
+        let workers = &self.workers;
+        workers.wanted.store(wanted, Ordering::Release);
+        workers.fewer_wanted.notify_waiters();
+        let one_more = |there: usize| (there < workers.wanted.load(Ordering::Acquire)).then(|| there + 1);
+        while workers.there.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok() {
+            match self.listener.as_ref().is_some_and(|listener| !listener.takes_one()) {
+                true => self.tasks.spawn(work_many(self.clone())),
+                false => self.tasks.spawn(work_one(self.clone())),
+            };
+        }
+    }
+}
+
 /// Runs the listener, one message after the other, until the consumer stops; what is in hand then is finished, unless
 /// the consumer gives it up.
-pub(crate) async fn work(shared: Arc<Shared>) {
+async fn work_one(shared: Arc<Shared>) {
     loop {
-        let task = tokio::select! {
-            biased;
-            () = shared.stopped.cancelled() => return,
-            task = shared.dispatcher.next() => task,
-        };
-        // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
+        let Some(task) = next_task(&shared, shared.dispatcher.next()).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand() else { continue };
         tokio::select! {
-            () = run(&shared, &task) => {}
+            () = run_one(&shared, task) => {}
             () = shared.given_up.cancelled() => return,
         }
     }
 }
 
-async fn run(shared: &Arc<Shared>, task: &Task) {
-    let outcome = shared.listener.consume(shared.as_the_user_sees_it(&task.message)).await;
-    match outcome {
-        // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
-        Ok(()) => task.queue.finish(task.epoch, task.message.queue_offset()),
-        // The next owner of the queue gets the message again: nothing was recorded for it.
-        Err(_) if task.queue.is_revoked() => {}
-        Err(failure) => give_back(shared, task, failure).await,
-    }
-}
-
-/// Has a failed message come again later: from the broker, or, where that does not take it back, from here.
-async fn give_back(shared: &Arc<Shared>, task: &Task, failure: Failure) {
-    let message = &task.message;
-    tracing::warn!(
-        group = %shared.group, topic = message.topic(), queue_id = message.queue_id(), offset = message.queue_offset(),
-        message_id = %message.message_id(), reconsume_times = message.reconsume_times(), %failure, "message not consumed"
-    );
-    let broker_name = shared.client.broker_of(&message.queue());
-    let request = SendBack {
-        commit_log_offset: message.commit_log_offset(),
-        group: shared.group.clone(),
-        delay_level: 0,
-        origin_message_id: Some(message.message_id().into_owned()),
-        origin_topic: Some(message.shared_topic().clone()),
-        unit_mode: Some(false),
-        max_reconsume_times: Some(shared.config.max_reconsume_times),
-        broker_name: Some(broker_name.clone()),
-    };
-    match shared.client.send_back(&broker_name, &request, Deadline::after(SEND_BACK_TIMEOUT)).await {
-        Ok(()) => task.queue.finish(task.epoch, message.queue_offset()),
-        Err(error) => {
-            // The message stays unfinished, so the recorded offset does not pass it whatever happens.
-            tracing::warn!(
-                group = %shared.group, topic = message.topic(), message_id = %message.message_id(),
-                error = &error as &dyn std::error::Error, "message not taken back: it is tried again here"
-            );
-            retry_here(shared, task);
+/// As [`work_one`], several messages a call.
+async fn work_many(shared: Arc<Shared>) {
+    loop {
+        let next = shared.dispatcher.next_many(shared.config.consume_batch);
+        let Some(task) = next_task(&shared, next).await else { return };
+        let Some(_in_hand) = task.queue.take_in_hand() else { continue };
+        tokio::select! {
+            () = run_many(&shared, task) => {}
+            () = shared.given_up.cancelled() => return,
         }
     }
 }
 
-fn retry_here(shared: &Arc<Shared>, task: &Task) {
-    let (queue, epoch, messages) = (task.queue.clone(), task.epoch, vec![task.message.clone()]);
-    let shared_again = shared.clone();
+/// What to do next; `None` where this worker is to end.
+async fn next_task<T>(shared: &Shared, next: impl Future<Output = T>) -> Option<T> {
+    let fewer_wanted = shared.workers.fewer_wanted.notified();
+    if shared.workers.retires() {
+        return None;
+    }
+    let mut next = pin!(next);
+    let mut fewer_wanted = pin!(fewer_wanted);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stopped.cancelled() => return None,
+            task = next.as_mut() => {
+                if shared.is_suspended() {
+                    tokio::select! {
+                        () = shared.stopped.cancelled() => return None,
+                        () = shared.resumed() => {}
+                    }
+                }
+                return Some(task);
+            }
+            () = fewer_wanted.as_mut() => {
+                fewer_wanted.set(shared.workers.fewer_wanted.notified());
+                if shared.workers.retires() {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+async fn run_one(shared: &Arc<Shared>, task: Task<StoredMessage>) {
+    let Some(listener) = &shared.listener else { return };
+    let mut consuming = pin!(listener.consume_one(shared.as_the_user_sees_it(&task.messages)));
+    let (outcome, given_back) = match within(shared.config.consume_timeout, consuming.as_mut()).await {
+        Some(outcome) => (outcome, false),
+        None => {
+            let given_back = time_out(shared, &task.queue, task.epoch, [&task.messages]).await;
+            (consuming.await, given_back)
+        }
+    };
+    match outcome.into_failed() {
+        _ if given_back => {}
+        // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
+        None => task.queue.finish(task.epoch, task.messages.queue_offset()),
+        Some(failed) => give_back(shared, &task.queue, task.epoch, vec![task.messages], &failed).await,
+    }
+}
+
+async fn run_many(shared: &Arc<Shared>, task: Task<Vec<StoredMessage>>) {
+    let Some(listener) = &shared.listener else { return };
+    let Task { queue, epoch, messages } = task;
+    let seen = messages.iter().map(|message| shared.as_the_user_sees_it(message)).collect();
+    let mut consuming = pin!(listener.consume(seen));
+    let (outcome, given_back): (Outcome, _) = match within(shared.config.consume_timeout, consuming.as_mut()).await {
+        Some(outcome) => (outcome, false),
+        None => {
+            let given_back = time_out(shared, &queue, epoch, &messages).await;
+            (consuming.await, given_back)
+        }
+    };
+    if given_back {
+        return;
+    }
+    let Some(failed) = outcome.into_failed() else {
+        return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
+    };
+    let (mut again, mut done) = (Vec::new(), Vec::new());
+    for (index, message) in messages.into_iter().enumerate() {
+        match failed.is_failed(index) {
+            true => again.push(message),
+            false => done.push(message.queue_offset()),
+        }
+    }
+    queue.finish_all(epoch, done);
+    give_back(shared, &queue, epoch, again, &failed).await;
+}
+
+/// Waits for a listener call up to a limit. One that is done at once costs no timer.
+async fn within<F: Future>(limit: Duration, mut call: Pin<&mut F>) -> Option<F::Output> {
+    match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => timeout(limit, call).await.ok(),
+    }
+}
+
+/// A call takes too long: its messages come again, perhaps at another member, and no longer hold the queue up. The call
+/// itself goes on. Answers whether the broker has taken all of them.
+async fn time_out<'a>(
+    shared: &Shared,
+    queue: &AssignedQueue,
+    epoch: u32,
+    messages: impl IntoIterator<Item = &'a StoredMessage>,
+) -> bool {
+    let mut all = true;
+    for message in messages {
+        shared.tell_failed(message, "the listener takes longer than consume_timeout");
+        match shared.is_broadcast || shared.give_back(message, TIMED_OUT_LEVEL).await.is_ok() {
+            true => queue.finish(epoch, message.queue_offset()),
+            false => all = false,
+        }
+    }
+    all
+}
+
+/// Has failed messages come again later: from the broker, or, where that does not take them back, from here.
+async fn give_back(
+    shared: &Arc<Shared>,
+    queue: &Arc<AssignedQueue>,
+    epoch: u32,
+    messages: Vec<StoredMessage>,
+    failed: &Failed,
+) {
+    for message in messages {
+        shared.tell_failed(&message, &failed.reason);
+        if shared.is_broadcast {
+            // Every member has its own go at a message, and just the one.
+            queue.finish(epoch, message.queue_offset());
+        } else if queue.is_revoked() {
+            // The next owner of the queue gets the message again: nothing was recorded for it.
+        } else if shared.give_back(&message, failed.delay_level).await.is_ok() {
+            queue.finish(epoch, message.queue_offset());
+        } else {
+            // The message stays unfinished, so the recorded offset does not pass it whatever happens.
+            retry_here(shared, queue, epoch, message);
+        }
+    }
+}
+
+pub(crate) fn retry_here(shared: &Arc<Shared>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
+    let (queue, shared_again) = (queue.clone(), shared.clone());
     shared.tasks.spawn(async move {
         tokio::select! {
             () = shared_again.stopped.cancelled() => {}
-            () = sleep(RETRY_HERE_AFTER) => shared_again.dispatcher.push(queue, epoch, messages),
+            () = sleep(RETRY_HERE_AFTER) => shared_again.dispatcher.push(queue, epoch, vec![message]),
         }
     });
 }
 
-impl Shared {
-    /// A message of the retry topic carries the topic it was sent to, and none a namespace.
-    fn as_the_user_sees_it(&self, message: &StoredMessage) -> StoredMessage {
-        let message = message.clone();
-        let message = match message.property(property::RETRY_TOPIC).filter(|_| is_retry_topic(message.topic())) {
-            Some(topic) => {
-                let topic = self.shared_topic(topic);
-                message.with_topic(topic)
-            }
-            None => message,
-        };
-        self.client.namespace().strip_message(message)
-    }
-}
-
-const SEND_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_HERE_AFTER: Duration = Duration::from_secs(5);
+/// Java: `ProcessQueue.cleanExpiredMsg`.
+const TIMED_OUT_LEVEL: i32 = 3;

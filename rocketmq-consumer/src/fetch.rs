@@ -1,139 +1,18 @@
-use crate::{StartAt, process_queue::ProcessQueue, push::Shared, subscription::wants};
+use crate::{StartAt, assigned::AssignedQueue, push::Shared, subscription::wants};
 use rocketmq_common::{
     Backoff, Error, MessageQueue,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
-    protocol::{MASTER_ID, PullMessage, PullResult, PullSysFlag, SubscriptionData},
+    protocol::{MASTER_ID, PullMessage, PullResult, PullSysFlag},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{sync::Notify, time::sleep};
-use tokio_util::sync::CancellationToken;
-
-/// One queue that is ours for now.
-#[derive(Debug)]
-pub(crate) struct AssignedQueue {
-    pub(crate) queue: MessageQueue,
-    subscription: Arc<SubscriptionData>,
-    window: Mutex<ProcessQueue>,
-    /// Wakes the fetch task that waits for room.
-    room: Notify,
-    waits_for_room: AtomicBool,
-    revoked: AtomicBool,
-    /// Ends the fetch task; the end of the consumer does, too.
-    fetching: CancellationToken,
-    /// Listener calls under way.
-    in_hand: AtomicUsize,
-    none_in_hand: Notify,
-    /// The offset the broker last confirmed to have recorded.
-    pub(crate) recorded: Mutex<Option<i64>>,
-    /// Held by the one who records the offset.
-    pub(crate) recording: tokio::sync::Mutex<()>,
-}
-
-impl AssignedQueue {
-    pub(crate) fn new(
-        queue: MessageQueue,
-        subscription: Arc<SubscriptionData>,
-        window: ProcessQueue,
-        fetching: CancellationToken,
-    ) -> Self {
-        Self {
-            queue,
-            subscription,
-            window: Mutex::new(window),
-            room: Notify::new(),
-            waits_for_room: AtomicBool::new(false),
-            revoked: AtomicBool::new(false),
-            fetching,
-            in_hand: AtomicUsize::new(0),
-            none_in_hand: Notify::new(),
-            recorded: Mutex::new(None),
-            recording: tokio::sync::Mutex::default(),
-        }
-    }
-
-    pub(crate) fn window(&self) -> MutexGuard<'_, ProcessQueue> {
-        self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Marks a message done.
-    pub(crate) fn finish(&self, epoch: u32, offset: i64) {
-        let mut window = self.window();
-        window.finish(epoch, offset);
-        let wake = self.waits_for_room.load(Ordering::Acquire) && window.has_room();
-        drop(window);
-        if wake {
-            self.room.notify_one();
-        }
-    }
-
-    /// No further message of this queue is begun.
-    pub(crate) fn revoke(&self) {
-        self.revoked.store(true, Ordering::SeqCst);
-        self.fetching.cancel();
-    }
-
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::SeqCst)
-    }
-
-    /// Counts a listener call as under way, unless the queue has been revoked.
-    pub(crate) fn take_in_hand(self: &Arc<Self>) -> Option<InHand> {
-        self.in_hand.fetch_add(1, Ordering::SeqCst);
-        let in_hand = InHand(self.clone());
-        (!self.is_revoked()).then_some(in_hand)
-    }
-
-    pub(crate) fn in_hand(&self) -> usize {
-        self.in_hand.load(Ordering::SeqCst)
-    }
-
-    /// Waits until no listener call is under way.
-    pub(crate) async fn wait_none_in_hand(&self) {
-        loop {
-            let none = self.none_in_hand.notified();
-            if self.in_hand() == 0 {
-                return;
-            }
-            none.await;
-        }
-    }
-
-    async fn wait_for_room(&self) {
-        loop {
-            self.waits_for_room.store(true, Ordering::Release);
-            if self.window().has_room() {
-                self.waits_for_room.store(false, Ordering::Release);
-                return;
-            }
-            self.room.notified().await;
-        }
-    }
-}
-
-/// A listener call under way.
-#[derive(Debug)]
-pub(crate) struct InHand(Arc<AssignedQueue>);
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        if self.0.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_revoked() {
-            self.0.none_in_hand.notify_waiters();
-        }
-    }
-}
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
 
 /// Fetches the messages of one queue until it is revoked.
 pub(crate) async fn fetch(shared: Arc<Shared>, assigned: Arc<AssignedQueue>, settle: Duration) {
     tokio::select! {
-        () = assigned.fetching.cancelled() => {}
+        () = assigned.ended() => {}
         () = fetch_on(&shared, &assigned, settle) => {}
     }
 }
@@ -141,20 +20,26 @@ pub(crate) async fn fetch(shared: Arc<Shared>, assigned: Arc<AssignedQueue>, set
 async fn fetch_on(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, settle: Duration) {
     // The member that had the queue until now may still be recording its last offset.
     sleep(settle).await;
-    let mut failures = 0;
-    let mut next = loop {
-        match start_offset(shared, &assigned.queue).await {
-            Ok(offset) => break offset,
-            Err(error) => pause(assigned, &error, &mut failures).await,
-        }
-    };
-    tracing::debug!(group = %shared.group, queue = %assigned.queue, offset = next, "queue begun");
-    assigned.window().start_at(next);
+    let mut next = begin(shared, assigned, None).await;
     let mut broker_id = MASTER_ID;
-    failures = 0;
+    let mut failures = 0;
     loop {
-        assigned.wait_for_room().await;
-        match pull(shared, assigned, next, broker_id).await {
+        tokio::select! {
+            biased;
+            () = assigned.lock_moved() => {
+                next = begin(shared, assigned, Some(next)).await;
+                continue;
+            }
+            () = ready(shared, assigned) => {}
+        }
+        let answer = tokio::select! {
+            biased;
+            answer = pull(shared, assigned, next, broker_id) => answer,
+            // What the broker still answers finds nobody, and is pulled again.
+            () = assigned.lock_moved() => continue,
+            () = shared.suspended() => continue,
+        };
+        match answer {
             Ok(answer) => {
                 failures = 0;
                 broker_id = answer.header.suggested_broker_id;
@@ -162,14 +47,76 @@ async fn fetch_on(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, settle: D
             }
             Err(error) => {
                 broker_id = MASTER_ID;
-                if error.response_code() == Some(ResponseCode::SUBSCRIPTION_NOT_EXIST) {
-                    // The broker has lost, or not yet got, our heartbeat.
+                shared.doubt_lock(assigned);
+                if error.response_code().is_some_and(wants_heartbeat) {
                     shared.client.heartbeat_soon();
                 }
                 pause(assigned, &error, &mut failures).await;
             }
         }
     }
+}
+
+/// Until there is room for what a pull may bring.
+async fn ready(shared: &Shared, assigned: &AssignedQueue) {
+    loop {
+        shared.resumed().await;
+        assigned.wait_for_room().await;
+        if !shared.is_suspended() {
+            return;
+        }
+    }
+}
+
+/// Finds out where the group is in a queue that is ours from now on, or again; answers where to fetch on. What was
+/// fetched before still counts, unless another member has been further meanwhile.
+async fn begin(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, next: Option<i64>) -> i64 {
+    let mut failures = 0;
+    loop {
+        let tenure = assigned.wait_locked().await;
+        let recorded = match next {
+            None => start_offset(shared, &assigned.queue).await.map(Some),
+            Some(_) => shared.recorded_offset(&assigned.queue).await,
+        };
+        let recorded = match recorded {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                pause(assigned, &error, &mut failures).await;
+                continue;
+            }
+        };
+        let mut window = assigned.window();
+        let known =
+            window.commit_offset().zip(next).filter(|(known, _)| recorded.is_none_or(|offset| offset <= *known));
+        let from = match (known, recorded) {
+            (Some((_, next)), _) => next,
+            (None, recorded) => {
+                let offset = recorded.or(next).unwrap_or(0);
+                window.start_at(offset);
+                offset
+            }
+        };
+        drop(window);
+        if let Some(order) = &assigned.order {
+            if known.is_none() {
+                order.clear();
+            }
+            order.change(|hold| hold.check(tenure));
+        }
+        tracing::debug!(group = %shared.group, queue = %assigned.queue, offset = from, "queue begun");
+        return from;
+    }
+}
+
+/// Whether the broker has lost, or not yet got, the heartbeat that a pull depends on.
+fn wants_heartbeat(code: ResponseCode) -> bool {
+    matches!(
+        code,
+        ResponseCode::SUBSCRIPTION_NOT_EXIST
+            | ResponseCode::SUBSCRIPTION_NOT_LATEST
+            | ResponseCode::FILTER_DATA_NOT_EXIST
+            | ResponseCode::FILTER_DATA_NOT_LATEST
+    )
 }
 
 async fn pause(assigned: &AssignedQueue, error: &Error, failures: &mut u32) {
@@ -206,7 +153,7 @@ async fn pull(
         suspend_timeout_ms: i64::try_from(long_poll.as_millis()).unwrap_or(i64::MAX),
         subscription: None,
         sub_version: assigned.subscription.sub_version,
-        expression_type: Some(shared.expression_type.clone()),
+        expression_type: Some(assigned.expression_type.clone()),
         max_bytes: None,
         broker_name: Some(broker_name.clone()),
     };
@@ -233,6 +180,9 @@ async fn take(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, asked: i64, a
             );
             // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
             assigned.window().start_at(next);
+            if let Some(order) = &assigned.order {
+                order.clear();
+            }
             if let Err(error) = shared.record(assigned).await {
                 tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
             }
@@ -254,7 +204,7 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
                     message.add_offset(delta);
                 }
                 message.set_queue_id(queue.queue_id);
-                if wants(&assigned.subscription, &message) {
+                if wants(&assigned.subscription, &message) && shared.passes_filter(&message) {
                     messages.push(message);
                 }
             }
@@ -269,7 +219,10 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
     window.advance(header.next_begin_offset);
     drop(window);
-    shared.dispatcher.push(assigned.clone(), epoch, messages);
+    match &assigned.order {
+        Some(order) => order.push(epoch, messages),
+        None => shared.dispatcher.push(assigned.clone(), epoch, messages),
+    }
 }
 
 /// Where to begin in a queue.
@@ -278,7 +231,7 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
 /// Java: `RebalancePushImpl.computePullFromWhereWithException`.
 async fn start_offset(shared: &Shared, queue: &MessageQueue) -> Result<i64, Error> {
     let client = &shared.client;
-    if let Some(recorded) = client.consumer_offset(&shared.group, queue).await? {
+    if let Some(recorded) = shared.recorded_offset(queue).await? {
         return Ok(recorded);
     }
     match shared.config.start_at {

@@ -20,21 +20,30 @@
 //! recorded never passes a message that is not done: every message is consumed at least once.
 
 mod allocate;
+mod assigned;
 mod builder;
 mod config;
 mod dispatch;
 mod error;
 mod fetch;
+mod give_back;
+mod hold;
+mod limit;
 mod listener;
+mod locks;
 mod offset;
+mod ordered;
+mod outcome;
 mod process_queue;
 mod push;
 mod rebalance;
 mod subscription;
+mod suspension;
 
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;
+pub use outcome::{IntoOutcome, Outcome};
 pub use push::PushConsumer;
 pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage, resolver};
 pub use subscription::{Filter, FilterError};

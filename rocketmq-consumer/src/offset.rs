@@ -1,5 +1,5 @@
-use crate::{fetch::AssignedQueue, push::Shared};
-use rocketmq_common::Error;
+use crate::{assigned::AssignedQueue, push::Shared};
+use rocketmq_common::{Error, MessageQueue};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -7,10 +7,18 @@ use tokio::{
 };
 
 impl Shared {
+    /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
+    pub(crate) async fn recorded_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        self.client.consumer_offset(&self.group, queue).await
+    }
+
     /// Records how far the group is in one queue, unless the broker has said that it knows.
     pub(crate) async fn record(&self, assigned: &AssignedQueue) -> Result<(), Error> {
         // One at a time: of two that are under way at once, a broker may handle the later one first.
         let _recording = assigned.recording.lock().await;
+        if !assigned.may_record() {
+            return Ok(());
+        }
         let Some(offset) = assigned.window().commit_offset() else { return Ok(()) };
         if *recorded(assigned) == Some(offset) {
             return Ok(());

@@ -1,15 +1,17 @@
 use crate::{
     Error, Filter, PushConfig, PushConsumerBuilder,
-    dispatch::{Dispatcher, work},
-    fetch::AssignedQueue,
+    assigned::AssignedQueue,
+    dispatch::{Dispatcher, Workers},
+    limit::Limit,
     listener::Listener,
     offset::commit,
     rebalance::rebalance,
+    suspension::Suspension,
 };
 use rocketmq_common::{
     Client, MessageQueue, NameServerSource, Namespace,
     message::names::{check_group, check_topic, retry_topic},
-    protocol::{ConsumeType, ConsumerData, ExpressionType, MessageModel, SubscriptionData},
+    protocol::{ConsumeType, ConsumerData, MessageModel, SubscriptionData},
     remote::Deadline,
 };
 use std::{
@@ -50,11 +52,20 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) group: Arc<str>,
     pub(crate) config: PushConfig,
-    pub(crate) listener: Listener,
-    pub(crate) subscriptions: BTreeMap<Arc<str>, Arc<SubscriptionData>>,
-    pub(crate) expression_type: Arc<str>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) is_broadcast: bool,
+    subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
+    pub(crate) workers: Workers,
+    pub(crate) ordered_calls: Limit,
+    suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
+    /// Held by the one who takes queues or gives them up.
+    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// A lock was lost.
+    pub(crate) locks_wanted: Notify,
+    /// Held by the one who renews locks or gives them up.
+    pub(crate) lock_calls: tokio::sync::Mutex<()>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     owns_client: bool,
     pub(crate) tasks: TaskTracker,
@@ -64,6 +75,9 @@ pub(crate) struct Shared {
     pub(crate) given_up: CancellationToken,
     shut_down: AtomicBool,
 }
+
+/// What is subscribed to, by topic.
+pub(crate) type Subscriptions = BTreeMap<Arc<str>, Arc<SubscriptionData>>;
 
 impl PushConsumer {
     /// A consumer of `group`, to be wired up and started.
@@ -105,12 +119,18 @@ impl PushConsumer {
         let shared = Arc::new(Shared {
             client,
             group: group.into(),
-            config,
-            listener,
-            subscriptions,
-            expression_type: ExpressionType::Tag.name().into(),
+            ordered_calls: Limit::new(config.concurrency),
+            listener: Some(listener),
+            is_broadcast: false,
+            subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
+            workers: Workers::default(),
+            suspension: Suspension::default(),
             members_changed,
+            changing_queues: tokio::sync::Mutex::default(),
+            locks_wanted: Notify::new(),
+            lock_calls: tokio::sync::Mutex::default(),
+            config,
             queues: Mutex::default(),
             owns_client,
             tasks: TaskTracker::new(),
@@ -122,11 +142,14 @@ impl PushConsumer {
         let consumer = Self(Arc::new(Handle(shared.clone())));
         shared.look_routes_up().await;
         shared.client.heartbeat().await;
-        for _ in 0..shared.config.concurrency {
-            shared.tasks.spawn(work(shared.clone()));
+        if shared.is_ordered() {
+            let locking = shared.clone();
+            shared.tasks.spawn(async move { locking.keep_locks(&locking.stopped).await });
+        } else {
+            shared.want_workers(shared.config.concurrency);
         }
         shared.tasks.spawn(commit(shared.clone()));
-        shared.spawn_until_stopped(rebalance(shared.clone()));
+        shared.tasks.spawn(rebalance(shared.clone()));
         tracing::info!(group = %shared.group, client = %shared.client.id(), "consumer started");
         Ok(consumer)
     }
@@ -147,6 +170,41 @@ impl PushConsumer {
         &self.shared().client
     }
 
+    /// Changes how many listener calls run at once, from [`concurrency`](PushConfig::concurrency). Calls under way end
+    /// as they would have.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where it is not from 1 to 100000.
+    pub fn set_concurrency(&self, concurrency: usize) -> Result<(), Error> {
+        PushConfig { concurrency, ..PushConfig::default() }.check()?;
+        let shared = self.shared();
+        if shared.stopped.is_cancelled() {
+            return Ok(());
+        }
+        if shared.is_ordered() {
+            shared.ordered_calls.set(concurrency);
+        } else {
+            shared.want_workers(concurrency);
+        }
+        Ok(())
+    }
+
+    /// Fetches nothing and begins no listener call until [`resume`](Self::resume). Calls under way go on, and the queues
+    /// stay with this member: nobody else consumes them.
+    pub fn suspend(&self) {
+        self.shared().suspension.set(true);
+    }
+
+    /// Ends a suspension.
+    pub fn resume(&self) {
+        self.shared().suspension.set(false);
+    }
+
+    /// Whether the consumer is suspended.
+    pub fn is_suspended(&self) -> bool {
+        self.shared().is_suspended()
+    }
+
     /// Fetches no more, waits for the listener calls under way, records the offsets, leaves the group and ends all
     /// connections. Messages that were fetched and not begun come again.
     ///
@@ -161,17 +219,24 @@ impl PushConsumer {
         }
         let deadline = Deadline::after(shared.config.shutdown_timeout);
         shared.stopped.cancel();
-        let queues: Vec<_> = shared.queues().values().cloned().collect();
         shared.tasks.close();
-        let finished = timeout_at(deadline.instant(), shared.tasks.wait()).await.is_ok();
-        let messages = queues.iter().map(|assigned| assigned.in_hand()).sum();
-        if !finished {
-            shared.given_up.cancel();
-            shared.tasks.wait().await;
-        }
+        let in_hand = || shared.queues().values().map(|assigned| assigned.in_hand()).sum();
+        let messages = match shared.finish(deadline).await {
+            true => 0,
+            false => in_hand(),
+        };
+        shared.given_up.cancel();
+        shared.tasks.wait().await;
+        let queues: Vec<_> = shared.queues().values().cloned().collect();
+        let locked: Vec<_> = queues
+            .iter()
+            .filter(|assigned| assigned.is_locked_queue())
+            .map(|assigned| assigned.queue.clone())
+            .collect();
         let count = queues.len();
         let recording = shared.record_all_anew(queues);
         let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await.unwrap_or(count);
+        let _ = timeout(deadline.at_least(CLOSING).remaining(), shared.give_up_locks(locked)).await;
         shared.client.unregister_consumer(&shared.group).await;
         if shared.owns_client {
             shared.client.shutdown(deadline.at_least(CLOSING)).await;
@@ -193,14 +258,69 @@ impl Shared {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// What is subscribed to now.
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
     /// The one text of a topic that is subscribed to.
     pub(crate) fn shared_topic(&self, topic: &str) -> Arc<str> {
-        self.subscriptions.get_key_value(topic).map_or_else(|| topic.into(), |(topic, _)| topic.clone())
+        self.subscriptions().get_key_value(topic).map_or_else(|| topic.into(), |(topic, _)| topic.clone())
+    }
+
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.is_ordered)
+    }
+
+    /// Whether the broker has to lock a queue before it is consumed.
+    pub(crate) fn locks_queues(&self) -> bool {
+        self.is_ordered() && !self.is_broadcast
+    }
+
+    /// How many messages a listener call gets at most.
+    pub(crate) fn calls_worth(&self) -> usize {
+        match &self.listener {
+            Some(listener) if !listener.takes_one() => self.config.consume_batch,
+            _ => 1,
+        }
+    }
+
+    /// How often a message that failed comes again.
+    pub(crate) fn max_reconsume_times(&self) -> i32 {
+        let default = if self.is_ordered() { i32::MAX } else { DEFAULT_RECONSUME_TIMES };
+        self.config.max_reconsume_times.unwrap_or(default)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspension.is_on()
+    }
+
+    pub(crate) async fn resumed(&self) {
+        self.suspension.wait(false).await;
+    }
+
+    pub(crate) async fn suspended(&self) {
+        self.suspension.wait(true).await;
+    }
+
+    pub(crate) fn passes_filter(&self, _: &rocketmq_common::StoredMessage) -> bool {
+        true
+    }
+
+    /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
+    async fn finish(&self, deadline: Deadline) -> bool {
+        let done = CancellationToken::new();
+        let wait = async {
+            let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
+            done.cancel();
+            finished
+        };
+        tokio::join!(wait, self.keep_locks(&done)).0
     }
 
     async fn look_routes_up(self: &Arc<Self>) {
         let mut looking_up = JoinSet::new();
-        for topic in self.subscriptions.keys() {
+        for topic in self.subscriptions().keys() {
             let (client, topic) = (self.client.clone(), topic.clone());
             looking_up.spawn(async move {
                 if let Err(error) = client.route(&topic).await {
@@ -210,26 +330,16 @@ impl Shared {
         }
         while looking_up.join_next().await.is_some() {}
     }
-
-    fn spawn_until_stopped(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let stopped = self.stopped.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                () = work => {}
-            }
-        });
-    }
 }
 
 /// The subscriptions by topic, that to the group's retry topic included.
-fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<BTreeMap<Arc<str>, Arc<SubscriptionData>>, Error> {
+fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<Subscriptions, Error> {
     if given.is_empty() {
         return Err(Error::NoSubscription);
     }
     let version_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let version_ms = i64::try_from(version_ms).unwrap_or(i64::MAX);
-    let mut parsed: BTreeMap<Arc<str>, Arc<SubscriptionData>> = BTreeMap::new();
+    let mut parsed = Subscriptions::new();
     for (topic, filter) in given {
         check_topic(&topic).map_err(rocketmq_common::Error::from)?;
         let data = filter.subscription(&topic, version_ms);
@@ -265,6 +375,8 @@ fn wrapped(
 
 /// What recording offsets and closing connections get even where waiting has used up the time.
 const CLOSING: Duration = Duration::from_secs(1);
+/// Java: `DefaultMQPushConsumerImpl.getMaxReconsumeTimes`.
+const DEFAULT_RECONSUME_TIMES: i32 = 16;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,18 @@
 use crate::{
     allocate::{average, sort_members},
-    fetch::{AssignedQueue, fetch},
+    assigned::{AssignedQueue, Order},
+    fetch::fetch,
+    hold::Hold,
+    ordered::consume_in_order,
     process_queue::{Limits, ProcessQueue},
     push::Shared,
 };
 use rocketmq_common::{Error, MessageQueue, message::names::is_retry_topic, protocol::SubscriptionData};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -14,44 +21,71 @@ use tokio::{
 /// Shares the queues out whenever the members may have changed, and now and then.
 pub(crate) async fn rebalance(shared: Arc<Shared>) {
     loop {
-        let balanced = shared.rebalance_once().await;
-        // Notices come in bursts, one from each broker.
-        sleep(SHORTEST_PAUSE).await;
-        let pause = if balanced { shared.config.rebalance_interval } else { RETRY_PAUSE };
+        let balance = shared.rebalance_once().await;
+        let pause = match balance {
+            Balance::Done => shared.config.rebalance_interval,
+            Balance::AwaitsLock => LOCK_PAUSE,
+            Balance::Failed => RETRY_PAUSE,
+        };
+        let wait = async {
+            // Notices come in bursts, one from each broker.
+            sleep(SHORTEST_PAUSE).await;
+            tokio::select! {
+                () = shared.members_changed.notified() => {}
+                () = sleep(pause) => {}
+            }
+        };
         tokio::select! {
-            () = shared.members_changed.notified() => {}
-            () = sleep(pause) => {}
+            () = shared.stopped.cancelled() => return,
+            () = wait => {}
         }
     }
 }
 
+/// What came of sharing queues out; the worst of several counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Balance {
+    Done,
+    /// Another member still has the lock of a queue that is to be ours.
+    AwaitsLock,
+    Failed,
+}
+
 impl Shared {
-    /// One round over all topics; false where a topic could not be balanced.
-    async fn rebalance_once(self: &Arc<Self>) -> bool {
-        let mut balanced = true;
-        for (topic, subscription) in &self.subscriptions {
-            match self.share_of(topic).await {
+    /// One round over all topics.
+    async fn rebalance_once(self: &Arc<Self>) -> Balance {
+        let mut balance = Balance::Done;
+        for (topic, subscription) in self.subscriptions().iter() {
+            let share = tokio::select! {
+                () = self.stopped.cancelled() => return balance,
+                share = self.share_of(topic) => share,
+            };
+            let of_topic = match share {
                 Ok(Some((share, members))) => self.take_over(topic, subscription, share, members).await,
-                Ok(None) => balanced = false,
+                Ok(None) => Balance::Failed,
                 Err(Error::TopicNotFound { .. }) => {
                     // A retry topic comes with the group's first heartbeat, a topic with its first message.
                     tracing::debug!(group = %self.group, %topic, "topic does not exist yet");
-                    balanced &= !is_retry_topic(topic);
+                    if is_retry_topic(topic) { Balance::Failed } else { Balance::Done }
                 }
                 Err(error) => {
                     tracing::warn!(
                         group = %self.group, %topic, error = &error as &dyn std::error::Error, "cannot share queues out"
                     );
-                    balanced = false;
+                    Balance::Failed
                 }
-            }
+            };
+            balance = balance.max(of_topic);
         }
-        balanced
+        balance
     }
 
     /// Our queues of a topic, and how many members share it; `None` where the brokers do not know us as one of them.
     async fn share_of(&self, topic: &Arc<str>) -> Result<Option<(BTreeSet<MessageQueue>, usize)>, Error> {
         let route = self.client.route(topic).await?;
+        if self.is_broadcast {
+            return Ok(Some((route.read_queues().iter().cloned().collect(), 1)));
+        }
         let mut members = self.client.consumer_list(&self.group, topic).await?;
         if !members.iter().any(|id| **id == **self.client.id()) {
             tracing::debug!(group = %self.group, %topic, "not in the member list: heartbeat");
@@ -72,57 +106,123 @@ impl Shared {
         subscription: &Arc<SubscriptionData>,
         share: BTreeSet<MessageQueue>,
         members: usize,
-    ) {
+    ) -> Balance {
+        let _changing = self.changing_queues.lock().await;
+        if !self.subscriptions().get(topic).is_some_and(|current| Arc::ptr_eq(current, subscription)) {
+            return Balance::Failed;
+        }
         let lost: Vec<_> = {
             let queues = self.queues();
             let of_topic = queues.iter().filter(|(queue, _)| queue.topic == *topic);
             of_topic.filter(|(queue, _)| !share.contains(queue)).map(|(_, assigned)| assigned.clone()).collect()
         };
         self.revoke_all(lost).await;
-        for queue in share {
-            let mut queues = self.queues();
-            if self.stopped.is_cancelled() || queues.contains_key(&queue) {
-                continue;
-            }
-            let limits = Limits {
-                messages: self.config.max_messages_per_queue,
-                bytes: self.config.max_bytes_per_queue,
-                span: self.config.max_span_per_queue,
-            };
-            tracing::info!(group = %self.group, %queue, members, "queue taken");
-            let window = ProcessQueue::new(limits);
-            let fetching = self.stopped.child_token();
-            let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription.clone(), window, fetching));
-            queues.insert(queue, assigned.clone());
-            drop(queues);
-            let settle = if members > 1 { SETTLE } else { Duration::ZERO };
-            self.tasks.spawn(fetch(self.clone(), assigned, settle));
+        let new: BTreeSet<_> = {
+            let queues = self.queues();
+            share.into_iter().filter(|queue| !queues.contains_key(queue)).collect()
+        };
+        if new.is_empty() || self.stopped.is_cancelled() {
+            return Balance::Done;
         }
+        let wanted = new.len();
+        let taken: BTreeMap<MessageQueue, Option<Order>> = match self.locks_queues() {
+            true => self.take_locks(new).await.into_iter().map(|(queue, order)| (queue, Some(order))).collect(),
+            false => new.into_iter().map(|queue| (queue, self.order_without_lock())).collect(),
+        };
+        if self.stopped.is_cancelled() {
+            if self.locks_queues() {
+                self.give_up_locks(taken.into_keys()).await;
+            }
+            return Balance::Done;
+        }
+        let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
+        // Whoever has the lock knows that the last owner is done.
+        let settle = if members > 1 && !self.locks_queues() { SETTLE } else { Duration::ZERO };
+        for (queue, order) in taken {
+            tracing::info!(group = %self.group, %queue, members, "queue taken");
+            self.begin_queue(queue, subscription.clone(), order, settle);
+        }
+        balance
     }
 
-    /// Gives queues up: waits a moment for the messages in hand, records the offset, forgets the queue.
-    async fn revoke_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) {
+    fn order_without_lock(&self) -> Option<Order> {
+        self.is_ordered().then(|| Order::new(Hold::not_needed()))
+    }
+
+    fn begin_queue(
+        self: &Arc<Self>,
+        queue: MessageQueue,
+        subscription: Arc<SubscriptionData>,
+        order: Option<Order>,
+        settle: Duration,
+    ) {
+        let limits = Limits {
+            messages: self.config.max_messages_per_queue,
+            bytes: self.config.max_bytes_per_queue,
+            span: self.config.max_span_per_queue,
+        };
+        let is_ordered = order.is_some();
+        let window = ProcessQueue::new(limits);
+        let ended = self.stopped.child_token();
+        let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order));
+        self.queues().insert(queue, assigned.clone());
+        if is_ordered {
+            self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));
+        }
+        self.tasks.spawn(fetch(self.clone(), assigned, settle));
+    }
+
+    /// Gives queues up: waits for the messages in hand, records the offset, forgets the queue. A queue with a lock is
+    /// kept until they are done, without anybody waiting for it here; one without for a moment.
+    pub(crate) async fn revoke_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) {
         let mut revoking = JoinSet::new();
         for assigned in queues {
+            if assigned.is_revoked() {
+                continue;
+            }
             assigned.revoke();
             let shared = self.clone();
+            if assigned.is_locked_queue() {
+                self.tasks.spawn(async move {
+                    tokio::select! {
+                        () = shared.given_up.cancelled() => {}
+                        () = shared.give_up_locked(&assigned) => {}
+                    }
+                });
+                continue;
+            }
             revoking.spawn(async move {
                 let in_hand = timeout(shared.config.revoke_timeout, assigned.wait_none_in_hand()).await;
-                tracing::info!(group = %shared.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up");
-                if let Err(error) = shared.record_anew(&assigned).await {
-                    tracing::warn!(
-                        group = %shared.group, queue = %assigned.queue, error = &error as &dyn std::error::Error,
-                        "last offset not recorded: its next owner begins further back"
-                    );
-                }
+                shared.record_last(&assigned, in_hand.is_ok()).await;
                 shared.queues().remove(&assigned.queue);
             });
         }
         while revoking.join_next().await.is_some() {}
     }
+
+    async fn give_up_locked(&self, assigned: &AssignedQueue) {
+        assigned.wait_none_in_hand().await;
+        self.record_last(assigned, true).await;
+        self.give_up_locks([assigned.queue.clone()]).await;
+        self.queues().remove(&assigned.queue);
+        // It may have come back to us meanwhile.
+        self.members_changed.notify_one();
+    }
+
+    async fn record_last(&self, assigned: &AssignedQueue, finished: bool) {
+        tracing::info!(group = %self.group, queue = %assigned.queue, finished, "queue given up");
+        if let Err(error) = self.record_anew(assigned).await {
+            tracing::warn!(
+                group = %self.group, queue = %assigned.queue, error = &error as &dyn std::error::Error,
+                "last offset not recorded: its next owner begins further back"
+            );
+        }
+    }
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How soon a lock that another member has is asked for again. Java: `RebalanceImpl.rebalanceByTopic`.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 /// How long a new owner leaves the old one to finish and to record its offset, as the Java client does.
 const SETTLE: Duration = Duration::from_millis(500);

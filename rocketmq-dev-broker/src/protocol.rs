@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use rocketmq_common::protocol::{SendMessage, Stored};
-use rocketmq_remote::{Answer, Json, header, request};
-use serde::{Deserialize, Serialize};
+use rocketmq_remote::{Answer, header, request};
 use std::sync::Arc;
 
 request! {
@@ -109,57 +108,4 @@ request! {
 header! {
     /// A header without fields.
     pub(crate) struct NoFields {}
-}
-
-request! {
-    CHECK_CLIENT_CONFIG(Json<ClientConfigBody>) -> ();
-    /// Is this subscription one the broker can serve?
-    pub(crate) struct CheckClientConfig {}
-}
-
-/// Java: `CheckClientRequestBody`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ClientConfigBody {
-    pub(crate) subscription_data: rocketmq_common::protocol::SubscriptionData,
-}
-
-request! {
-    LOCK_BATCH_MQ(Json<LockBody>) -> Json<LockReply>;
-    /// Locks queues for a member of a group.
-    pub(crate) struct LockQueues {}
-}
-
-request! {
-    UNLOCK_BATCH_MQ(Json<LockBody>) -> ();
-    /// Unlocks queues.
-    pub(crate) struct UnlockQueues {}
-}
-
-/// Java: `LockBatchRequestBody`, `UnlockBatchRequestBody`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LockBody {
-    #[serde(default)]
-    pub(crate) consumer_group: String,
-    #[serde(default)]
-    pub(crate) client_id: String,
-    #[serde(default)]
-    pub(crate) mq_set: Vec<QueueName>,
-}
-
-/// Java: `LockBatchResponseBody`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LockReply {
-    #[serde(rename = "lockOKMQSet")]
-    pub(crate) locked: Vec<QueueName>,
-}
-
-/// Java: `MessageQueue`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct QueueName {
-    pub(crate) topic: String,
-    pub(crate) broker_name: String,
-    pub(crate) queue_id: i32,
 }

@@ -6,11 +6,11 @@ mod common;
 
 use common::*;
 use rocketmq_common::protocol::{
-    ConsumerIds, GetConsumerList, GetRoute, LenientJson, SendBack, SendMessage, UnregisterClient,
+    ConsumerIds, GetConsumerList, GetRoute, LenientJson, LockQueues, QueueName, QueuesOfMember, SendBack, SendMessage,
+    UnlockQueues, UnregisterClient,
 };
 use rocketmq_dev_broker::{DevCluster, StoredMessage};
-use rocketmq_remote::{Connection, Json, ResponseCode, request};
-use serde::{Deserialize, Serialize};
+use rocketmq_remote::{Connection, Json, ResponseCode};
 use std::time::Duration;
 use tokio::{sync::mpsc::Receiver, time::timeout};
 
@@ -133,27 +133,11 @@ async fn what_cannot_be_given_back_is_refused() {
     assert_eq!(refused(outcome), ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST);
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LockBody {
-    client_id: String,
-    consumer_group: String,
-    mq_set: Vec<serde_json::Value>,
-}
-
-request! {
-    LOCK_BATCH_MQ(Json<LockBody>) -> Json<serde_json::Value>;
-    struct Lock {}
-}
-
-request! {
-    UNLOCK_BATCH_MQ(Json<LockBody>) -> ();
-    struct Unlock {}
-}
-
-fn lock_body(client_id: &str) -> Json<LockBody> {
-    let queue = serde_json::json!({"brokerName": BROKER, "queueId": 1, "topic": "t"});
-    Json(LockBody { client_id: client_id.to_owned(), consumer_group: "g".to_owned(), mq_set: vec![queue] })
+fn lock_body(client_id: &str) -> Json<QueuesOfMember> {
+    let queue = QueueName { broker_name: BROKER.to_owned(), queue_id: 1, topic: "t".to_owned() };
+    let member =
+        QueuesOfMember { client_id: client_id.to_owned(), consumer_group: "g".to_owned(), ..Default::default() };
+    Json(QueuesOfMember { mq_set: vec![queue], ..member })
 }
 
 #[tokio::test]
@@ -161,18 +145,18 @@ async fn a_queue_belongs_to_who_locked_it() {
     let cluster = DevCluster::start().await.unwrap();
     let connection = broker(&cluster).await;
     let lock = async |client_id| {
-        let Json(reply) = connection.call(&Lock {}, lock_body(client_id), soon()).await.unwrap();
-        reply["lockOKMQSet"].as_array().unwrap().len()
+        let Json(locked) = connection.call(&LockQueues {}, lock_body(client_id), soon()).await.unwrap();
+        locked.queues.len()
     };
     assert_eq!((lock("c1").await, lock("c2").await, lock("c1").await), (1, 0, 1));
-    connection.call(&Unlock {}, lock_body("c1"), soon()).await.unwrap();
+    connection.call(&UnlockQueues {}, lock_body("c1"), soon()).await.unwrap();
     assert_eq!(lock("c2").await, 1);
 
     // What a group that consumes in order sends to its retry topic is dead.
     let retry = SendMessage { reconsume_times: Some(1), ..message("%RETRY%g", 0, &[("DELAY", "3")]) };
     send(&connection, &retry, "given up").await.unwrap();
     assert_eq!(cluster.messages("%DLQ%g")[0].property("DELAY"), Some("-1"));
-    connection.call(&Unlock {}, lock_body("c2"), soon()).await.unwrap();
+    connection.call(&UnlockQueues {}, lock_body("c2"), soon()).await.unwrap();
     send(&connection, &SendMessage { properties: None, ..retry.clone() }, "again").await.unwrap();
     assert_eq!(cluster.messages("%RETRY%g").len(), 1);
     let too_often = SendMessage { reconsume_times: Some(3), max_reconsume_times: Some(2), ..retry };

@@ -27,6 +27,7 @@ mod limits;
 mod linger;
 mod name_server;
 mod namespace;
+mod ordered;
 mod outage;
 mod queued;
 mod refusals;
@@ -73,6 +74,9 @@ fn scenarios() -> Vec<Scenario> {
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
+        both ordered::nothing_is_consumed_on_a_lost_lock,
+        both ordered::order_holds_while_queues_change_hands,
+        alone ordered::order_holds_when_the_broker_dies_and_comes_back,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop interop::java_answers_our_requests,
         both group::two_then_three_then_one_member_lose_nothing,
@@ -112,6 +116,10 @@ fn scenarios() -> Vec<Scenario> {
         both consume::several_subscriptions_and_groups_do_not_mix,
         both consume::a_producer_and_a_consumer_can_share_a_client,
         embedded consume::two_clusters_in_one_process_do_not_mix,
+        both ordered::each_queue_is_consumed_in_its_order,
+        both ordered::what_fails_too_often_is_a_dead_letter_and_the_queue_goes_on,
+        both ordered::a_queue_that_moves_waits_for_the_call_under_way,
+        both ordered::batches_come_in_order_and_only_what_failed_comes_again,
         both select::messages_of_one_key_lie_in_the_queue_java_picks_in_order,
         both select::a_queue_of_ones_choice_is_the_one,
         both select::a_choice_that_is_none_sends_nothing,

@@ -19,7 +19,7 @@ use std::time::Duration;
 const TWO_DELAYS: Duration = Duration::from_secs(70);
 
 fn retries(max_reconsume_times: i32) -> PushConfig {
-    PushConfig { start_at: StartAt::First, max_reconsume_times, ..Default::default() }
+    PushConfig { start_at: StartAt::First, max_reconsume_times: Some(max_reconsume_times), ..Default::default() }
 }
 
 pub(crate) async fn a_listener_that_fails_twice_succeeds_the_third_time(cluster: &Cluster) -> Result<()> {

@@ -212,6 +212,13 @@ impl StoredMessage {
         self.queue_id = queue_id;
     }
 
+    /// Counts one more go at it that failed, where the broker does not: of a queue that is consumed in order.
+    #[must_use]
+    pub fn consumed_in_vain(mut self) -> Self {
+        self.reconsume_times = self.reconsume_times.saturating_add(1);
+        self
+    }
+
     /// Moves the position in the queue, for a queue whose offsets are counted over several brokers.
     pub fn add_offset(&mut self, delta: i64) {
         self.queue_offset = self.queue_offset.saturating_add(delta);

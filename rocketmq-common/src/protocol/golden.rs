@@ -143,6 +143,33 @@ fn groups_read_and_write_as_java_writes_them() {
 }
 
 #[test]
+fn locks_read_and_write_as_java_writes_them() {
+    for version in ["550", "497"] {
+        let (_, Json(asked_for)) = asked::<LockQueues>(&format!("000041_lock_queues_request_{version}"), &[]);
+        let Json(locked) = answered::<LockQueues>(&format!("000041_lock_queues_reply_{version}"));
+        assert_eq!(locked.queues, asked_for.mq_set);
+        let (_, Json(given_up)) = asked::<UnlockQueues>(&format!("000042_unlock_queues_request_{version}"), &[]);
+        assert_eq!(given_up.mq_set.len(), 4);
+        answered::<UnlockQueues>(&format!("000042_unlock_queues_reply_{version}"));
+    }
+    let java: serde_json::Value = serde_json::from_slice(&golden("000041_lock_queues_request_550").body).unwrap();
+    let (_, Json(ours)) = asked::<LockQueues>("000041_lock_queues_request_550", &[]);
+    assert_eq!(serde_json::to_value(ours).unwrap(), java);
+}
+
+#[test]
+fn checks_of_a_subscription_read_and_write_as_java_writes_them() {
+    for version in ["550", "497"] {
+        let name = format!("000046_check_client_config_request_{version}");
+        let (_, Json(ours)) = asked::<CheckClientConfig>(&name, &[]);
+        assert_eq!(ours.subscription_data.expression_type, ExpressionType::Sql92);
+        let java: serde_json::Value = serde_json::from_slice(&golden(&name).body).unwrap();
+        assert_eq!(serde_json::to_value(ours).unwrap(), java);
+        answered::<CheckClientConfig>(&format!("000046_check_client_config_reply_{version}"));
+    }
+}
+
+#[test]
 fn routes_read_and_write_as_java_writes_them() {
     for name in ["request_550", "request_binary_550", "request_497", "request_binary_497"] {
         asked::<GetRoute>(&format!("000105_get_route_{name}"), &[]);

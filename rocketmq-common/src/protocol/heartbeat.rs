@@ -21,6 +21,28 @@ request! {
     }
 }
 
+request! {
+    CHECK_CLIENT_CONFIG(Json<ClientConfigToCheck>) -> ();
+    /// Asks whether a broker can serve a subscription: whether its expression parses, and in that language. Java:
+    /// `CheckClientConfigProcessor`.
+    pub struct CheckClientConfig {}
+}
+
+/// Java: `CheckClientRequestBody`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientConfigToCheck {
+    /// The client.
+    pub client_id: String,
+    /// The consumer group.
+    pub group: String,
+    /// The namespace of topic and group, if they have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The subscription.
+    pub subscription_data: SubscriptionData,
+}
+
 /// The body of a heartbeat. Java: `HeartbeatData`; the members of a set are named as there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

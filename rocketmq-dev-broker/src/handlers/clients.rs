@@ -1,16 +1,10 @@
 //! Clients that show themselves, and leave. Java: `ClientManageProcessor`, `ConsumerManageProcessor`.
 
 use super::{Outcome, Refusal, done, pull::no_sql, send_back::ensure_topic_as};
-use crate::{
-    broker::Broker,
-    groups::Sender,
-    log::TopicConfig,
-    protocol::{CheckClientConfig, HeartbeatReply},
-    server::Service,
-};
+use crate::{broker::Broker, groups::Sender, log::TopicConfig, protocol::HeartbeatReply, server::Service};
 use rocketmq_common::{
     message::names::{check_group, retry_topic},
-    protocol::{ConsumerIds, ExpressionType, GetConsumerList, Heartbeat, UnregisterClient},
+    protocol::{CheckClientConfig, ConsumerIds, ExpressionType, GetConsumerList, Heartbeat, UnregisterClient},
 };
 use rocketmq_remote::{Incoming, Json, Reply, ResponseCode};
 use tokio::time::Instant;

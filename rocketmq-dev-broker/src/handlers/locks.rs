@@ -1,10 +1,8 @@
 //! Queue locks for ordered consumption. Java: `AdminBrokerProcessor`.
 
 use super::{Outcome, done};
-use crate::{
-    broker::Broker,
-    protocol::{LockQueues, LockReply, UnlockQueues},
-};
+use crate::broker::Broker;
+use rocketmq_common::protocol::{LockQueues, LockedQueues, UnlockQueues};
 use rocketmq_remote::{Incoming, Json, Reply};
 use tokio::time::Instant;
 
@@ -15,7 +13,7 @@ pub(super) fn lock(broker: &Broker, incoming: &Incoming) -> Outcome {
     body.mq_set.retain(|queue| locks.lock(&body.consumer_group, (&queue.topic, queue.queue_id), &body.client_id, now));
     drop(locks);
     let mut command = done();
-    Json(LockReply { locked: body.mq_set }).write_to(&mut command)?;
+    Json(LockedQueues { queues: body.mq_set }).write_to(&mut command)?;
     Ok(command)
 }
 

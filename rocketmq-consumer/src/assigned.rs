@@ -1,0 +1,290 @@
+use crate::{hold::Hold, process_queue::ProcessQueue};
+use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+/// One queue that is ours for now.
+#[derive(Debug)]
+pub(crate) struct AssignedQueue {
+    pub(crate) queue: MessageQueue,
+    pub(crate) subscription: Arc<SubscriptionData>,
+    /// The language of its filter, as pulls name it.
+    pub(crate) expression_type: Arc<str>,
+    window: Mutex<ProcessQueue>,
+    /// Wakes the fetch task that waits for room.
+    room: Notify,
+    waits_for_room: AtomicBool,
+    revoked: AtomicBool,
+    /// Ends the tasks of this queue; the end of the consumer does, too.
+    ended: CancellationToken,
+    /// Listener calls under way, and deliveries that nobody has settled.
+    in_hand: AtomicUsize,
+    /// Somebody waits until there are none.
+    awaited: AtomicBool,
+    none_in_hand: Notify,
+    /// The offset that is known to be recorded.
+    pub(crate) recorded: Mutex<Option<i64>>,
+    /// Held by the one who records the offset.
+    pub(crate) recording: tokio::sync::Mutex<()>,
+    /// Of a queue that is consumed in order.
+    pub(crate) order: Option<Order>,
+}
+
+/// What a queue that is consumed in order has beside.
+#[derive(Debug)]
+pub(crate) struct Order {
+    hold: watch::Sender<Hold>,
+    /// By which the broker said that the lock is ours.
+    lender: Mutex<Option<Connection>>,
+    /// Fetched and not begun, by offset.
+    waiting: Mutex<VecDeque<Waiting>>,
+    filled: Notify,
+}
+
+/// A message that waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) epoch: u32,
+    pub(crate) message: StoredMessage,
+}
+
+impl AssignedQueue {
+    pub(crate) fn new(
+        queue: MessageQueue,
+        subscription: Arc<SubscriptionData>,
+        window: ProcessQueue,
+        ended: CancellationToken,
+        order: Option<Order>,
+    ) -> Self {
+        Self {
+            queue,
+            expression_type: subscription.expression_type.name().into(),
+            subscription,
+            window: Mutex::new(window),
+            room: Notify::new(),
+            waits_for_room: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
+            ended,
+            in_hand: AtomicUsize::new(0),
+            awaited: AtomicBool::new(false),
+            none_in_hand: Notify::new(),
+            recorded: Mutex::new(None),
+            recording: tokio::sync::Mutex::default(),
+            order,
+        }
+    }
+
+    pub(crate) fn window(&self) -> MutexGuard<'_, ProcessQueue> {
+        self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Marks a message done.
+    pub(crate) fn finish(&self, epoch: u32, offset: i64) {
+        self.finish_all(epoch, [offset]);
+    }
+
+    /// Marks messages done.
+    pub(crate) fn finish_all(&self, epoch: u32, offsets: impl IntoIterator<Item = i64>) {
+        let mut window = self.window();
+        for offset in offsets {
+            window.finish(epoch, offset);
+        }
+        let wake = self.waits_for_room.load(Ordering::Acquire) && window.has_room();
+        drop(window);
+        if wake {
+            self.room.notify_one();
+        }
+    }
+
+    /// No further message of this queue is begun.
+    pub(crate) fn revoke(&self) {
+        self.revoked.store(true, Ordering::SeqCst);
+        self.ended.cancel();
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::SeqCst)
+    }
+
+    /// Until the queue is revoked, or the consumer ends.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Counts a listener call as under way, unless the queue has been revoked.
+    pub(crate) fn take_in_hand(self: &Arc<Self>) -> Option<InHand> {
+        // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
+        self.in_hand.fetch_add(1, Ordering::SeqCst);
+        let in_hand = InHand(self.clone());
+        (!self.is_revoked()).then_some(in_hand)
+    }
+
+    pub(crate) fn in_hand(&self) -> usize {
+        self.in_hand.load(Ordering::SeqCst)
+    }
+
+    /// Waits until nothing is in hand.
+    pub(crate) async fn wait_none_in_hand(&self) {
+        self.awaited.store(true, Ordering::SeqCst);
+        loop {
+            let none = self.none_in_hand.notified();
+            if self.in_hand() == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+
+    pub(crate) async fn wait_for_room(&self) {
+        loop {
+            self.waits_for_room.store(true, Ordering::Release);
+            if self.window().has_room() {
+                self.waits_for_room.store(false, Ordering::Release);
+                return;
+            }
+            self.room.notified().await;
+        }
+    }
+
+    /// Whether progress may be recorded: not while another member may own the queue.
+    pub(crate) fn may_record(&self) -> bool {
+        self.order.as_ref().is_none_or(|order| order.hold.borrow().is_held(Instant::now()))
+    }
+
+    /// Until the lock of the queue is lost, or is a new one whose owner has not looked how far the group is. Never, for
+    /// a queue that is not locked.
+    pub(crate) async fn lock_moved(&self) {
+        match &self.order {
+            Some(order) => order.wait_hold(|hold| !hold.is_checked() || !hold.is_held(Instant::now())).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the lock of the queue; answers the tenure it belongs to. At once for a queue that is not locked.
+    pub(crate) async fn wait_locked(&self) -> u32 {
+        let Some(order) = &self.order else { return 0 };
+        let mut hold = order.hold.subscribe();
+        loop {
+            if let Some(tenure) = hold.borrow_and_update().tenure(Instant::now()) {
+                return tenure;
+            }
+            if hold.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Order {
+    pub(crate) fn new(hold: Hold) -> Self {
+        Self {
+            hold: watch::Sender::new(hold),
+            lender: Mutex::default(),
+            waiting: Mutex::default(),
+            filled: Notify::new(),
+        }
+    }
+
+    /// The broker said, when asked at `asked_at`, that the lock is ours.
+    pub(crate) fn grant(&self, asked_at: Instant, lender: Connection) {
+        *self.lender() = Some(lender);
+        self.change(|hold| hold.grant(asked_at));
+    }
+
+    /// Loses the lock if it can no longer be relied on: it was not renewed for too long, or its broker is gone, and has
+    /// forgotten it. Answers whether it was ours until now.
+    pub(crate) fn doubt(&self) -> bool {
+        let is_gone = self.lender().as_ref().is_some_and(|lender| lender.close_cause().is_some());
+        self.change(|hold| if is_gone { hold.lose() } else { hold.expire(Instant::now()) })
+    }
+
+    fn lender(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.lender.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Changes the lock's state; answers what `change` does.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Hold) -> T) -> T {
+        let mut answer = None;
+        self.hold.send_if_modified(|hold| {
+            let before = *hold;
+            answer = Some(change(hold));
+            *hold != before
+        });
+        answer.expect("the change is made at once")
+    }
+
+    pub(crate) fn hold(&self) -> Hold {
+        *self.hold.borrow()
+    }
+
+    pub(crate) async fn wait_hold(&self, mut condition: impl FnMut(&Hold) -> bool) {
+        // The sender lives as long as this does.
+        let _ = self.hold.subscribe().wait_for(|hold| condition(hold)).await;
+    }
+
+    pub(crate) fn push(&self, epoch: u32, messages: Vec<StoredMessage>) {
+        if messages.is_empty() {
+            return;
+        }
+        self.waiting().extend(messages.into_iter().map(|message| Waiting { epoch, message }));
+        self.filled.notify_one();
+    }
+
+    /// Puts messages back in front of the others.
+    pub(crate) fn put_back(&self, epoch: u32, messages: Vec<StoredMessage>) {
+        let mut waiting = self.waiting();
+        for message in messages.into_iter().rev() {
+            waiting.push_front(Waiting { epoch, message });
+        }
+    }
+
+    /// Up to `max` messages of this epoch; those of earlier ones are dropped.
+    pub(crate) fn take(&self, epoch: u32, max: usize) -> Vec<StoredMessage> {
+        let mut waiting = self.waiting();
+        let mut taken = Vec::with_capacity(max.min(waiting.len()));
+        while taken.len() < max {
+            match waiting.pop_front() {
+                Some(next) if next.epoch == epoch => taken.push(next.message),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        taken
+    }
+
+    pub(crate) async fn wait_filled(&self) {
+        while self.waiting().is_empty() {
+            self.filled.notified().await;
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.waiting().clear();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A listener call under way.
+#[derive(Debug)]
+pub(crate) struct InHand(Arc<AssignedQueue>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if self.0.in_hand.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.awaited.load(Ordering::SeqCst) {
+            self.0.none_in_hand.notify_waiters();
+        }
+    }
+}
