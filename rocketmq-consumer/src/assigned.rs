@@ -1,4 +1,7 @@
-use crate::{hold::Hold, process_queue::ProcessQueue};
+use crate::{
+    hold::Hold,
+    process_queue::{Limits, ProcessQueue},
+};
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
 use std::{
     collections::VecDeque,
@@ -104,6 +107,12 @@ impl AssignedQueue {
         if wake {
             self.room.notify_one();
         }
+    }
+
+    /// Changes how much may be in flight.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.window().set_limits(limits);
+        self.room.notify_one();
     }
 
     /// No further message of this queue is begun.

@@ -1,6 +1,9 @@
-use crate::{Error, Filter, IntoOutcome, PushConfig, PushConsumer, listener::Listener};
+use crate::{
+    Error, Filter, IntoOutcome, MessageStream, PushConfig, PushConsumer,
+    listener::{FilterHook, Listener},
+};
 use rocketmq_common::{Client, NameServerSource, StoredMessage, resolver::NameServerResolver};
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
 #[derive(Debug)]
@@ -11,6 +14,8 @@ pub struct PushConsumerBuilder {
     pub(crate) client: Option<Client>,
     pub(crate) subscriptions: Vec<(String, Filter)>,
     pub(crate) listener: Option<Listener>,
+    pub(crate) filter: Option<FilterHook>,
+    pub(crate) is_broadcast: bool,
     pub(crate) config: PushConfig,
 }
 
@@ -99,6 +104,42 @@ impl PushConsumerBuilder {
         self
     }
 
+    /// Every member of the group gets all messages, and keeps its own offsets in a local file. A message that fails is
+    /// logged and does not come again.
+    ///
+    /// The file belongs to a client id. So the default of [`instance_name`](rocketmq_common::ClientConfig::instance_name)
+    /// is here `DEFAULT`, which stays the same over restarts, and a second member of the group on the same machine needs
+    /// a name of its own, or both overwrite each other's file.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
+    /// use rocketmq_consumer::{Filter, PushConsumer, StoredMessage};
+    ///
+    /// let consumer = PushConsumer::builder("caches").name_servers(["127.0.0.1:9876"])
+    ///     .subscribe("prices-changed", Filter::all()).broadcast()
+    ///     .listener(|message: StoredMessage| async move { Ok::<_, String>(println!("{message:?}")) })
+    ///     .start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Protocol
+    /// Java: `MessageModel.BROADCASTING`, with the file and its place as there, so that one can take over from the other.
+    pub fn broadcast(mut self) -> Self {
+        self.is_broadcast = true;
+        self
+    }
+
+    /// A filter of one's own, behind that of the subscription: a message for which it answers `false` counts as done, and
+    /// no listener gets it. It runs where messages come in, so it must not block. If it panics the message passes.
+    ///
+    /// # Protocol
+    /// Java: `FilterMessageHook`.
+    pub fn filter(mut self, filter: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Some(FilterHook(Arc::new(filter)));
+        self
+    }
+
     /// How to consume. Default: [`PushConfig::default`].
     pub fn config(mut self, config: PushConfig) -> Self {
         self.config = config;
@@ -122,6 +163,39 @@ impl PushConsumerBuilder {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn start(self) -> Result<PushConsumer, Error> {
+        if self.listener.is_none() {
+            return Err(Error::NoListener);
+        }
         PushConsumer::start(self).await
+    }
+
+    /// Starts to consume, message by message, without a listener.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use rocketmq_consumer::{Filter, PushConsumer};
+    ///
+    /// let consumer = PushConsumer::builder("billing").name_servers(["127.0.0.1:9876"]);
+    /// let mut messages = consumer.subscribe("order-created", Filter::all()).stream().await?;
+    /// while let Some(message) = messages.next().await {
+    ///     bill(&message).await?;
+    ///     message.ack();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # async fn bill(_: &rocketmq_consumer::StoredMessage) -> Result<(), std::io::Error> { Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); [`Error::Client`] where there is a listener.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn stream(self) -> Result<MessageStream, Error> {
+        if self.listener.is_some() {
+            let message = "is set, and a stream calls none";
+            return Err(rocketmq_common::Error::Config { option: "listener", message }.into());
+        }
+        PushConsumer::start(self).await.map(MessageStream::new)
     }
 }

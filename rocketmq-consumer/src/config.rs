@@ -1,7 +1,10 @@
 use crate::Error;
 use rocketmq_common::{ClientConfig, protocol::ConsumeFrom};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 /// Where a group begins in a queue in which it has recorded no offset yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,13 @@ pub struct PushConfig {
     /// Greatest distance between the first and the last offset of one queue fetched and not done: how far the others
     /// may run ahead of one slow message. Default 2000.
     pub max_span_per_queue: i64,
+    /// Most messages of one topic fetched by this member and not done: its queues share the number, so that it stays the
+    /// same when queues come and go. Counts beside [`max_messages_per_queue`](Self::max_messages_per_queue). Default: no
+    /// such limit.
+    pub max_messages_per_topic: Option<usize>,
+    /// Most body bytes of one topic fetched by this member and not done, as
+    /// [`max_messages_per_topic`](Self::max_messages_per_topic). Default: no such limit.
+    pub max_bytes_per_topic: Option<usize>,
     /// Most messages asked for in one pull, 1 to 1024; brokers give 32 at most by default. Default 32.
     pub pull_batch: i32,
     /// How long a broker may hold a pull while there is no message. Default 15 s.
@@ -72,6 +82,9 @@ pub struct PushConfig {
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
     pub shutdown_timeout: Duration,
+    /// Where a [broadcast](crate::PushConsumerBuilder::broadcast) consumer keeps its offsets, in
+    /// `<client id>/<group>/offsets.json`. Default: `.rocketmq_offsets` in the home directory, as in Java.
+    pub offset_dir: Option<PathBuf>,
     /// What goes for any client.
     pub client: ClientConfig,
 }
@@ -88,12 +101,15 @@ impl Default for PushConfig {
             max_messages_per_queue: 1000,
             max_bytes_per_queue: 100 * 1024 * 1024,
             max_span_per_queue: 2000,
+            max_messages_per_topic: None,
+            max_bytes_per_topic: None,
             pull_batch: 32,
             long_poll: Duration::from_secs(15),
             commit_interval: Duration::from_secs(1),
             rebalance_interval: Duration::from_secs(20),
             revoke_timeout: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(10),
+            offset_dir: None,
             client: ClientConfig::default(),
         }
     }
@@ -112,6 +128,8 @@ impl PushConfig {
         check(self.max_messages_per_queue > 0, "max_messages_per_queue", "is 0")?;
         check(self.max_bytes_per_queue > 0, "max_bytes_per_queue", "is 0")?;
         check(self.max_span_per_queue > 0, "max_span_per_queue", "is not above 0")?;
+        check(self.max_messages_per_topic != Some(0), "max_messages_per_topic", "is 0")?;
+        check(self.max_bytes_per_topic != Some(0), "max_bytes_per_topic", "is 0")?;
         check((1..=1024).contains(&self.pull_batch), "pull_batch", "is not from 1 to 1024")?;
         let long_poll = Duration::from_millis(1)..=Duration::from_secs(600);
         check(long_poll.contains(&self.long_poll), "long_poll", "is not from 1 ms to 10 min")?;

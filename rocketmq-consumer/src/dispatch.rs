@@ -75,6 +75,11 @@ impl Dispatcher {
         }
     }
 
+    /// Until there may be something to take.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
     /// The next message, if there is one.
     pub(crate) fn take(&self) -> Option<Task<StoredMessage>> {
         self.take_by(Iterator::next)

@@ -1,4 +1,4 @@
-use crate::FilterError;
+use crate::{FilterError, OffsetFileError};
 
 /// Why a consumer did not start, or did not end well.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -15,12 +15,23 @@ pub enum Error {
         /// Why.
         source: FilterError,
     },
+    /// The broker cannot filter that way: the expression does not parse, or the broker is not set up for its language.
+    #[error("the broker refuses the filter of topic {topic}")]
+    FilterRefused {
+        /// The topic.
+        topic: String,
+        /// What the broker says.
+        source: rocketmq_common::Error,
+    },
     /// The topic is subscribed to twice, with different filters.
     #[error("two subscriptions to topic {topic} clash")]
     Clash {
         /// The topic.
         topic: String,
     },
+    /// The file of a broadcast consumer's offsets, and its backup, cannot be read.
+    #[error(transparent)]
+    OffsetFile(#[from] OffsetFileError),
     /// Nothing is subscribed to.
     #[error("no topic is subscribed to")]
     NoSubscription,

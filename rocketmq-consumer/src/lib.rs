@@ -32,20 +32,24 @@ mod limit;
 mod listener;
 mod locks;
 mod offset;
+mod offset_file;
 mod ordered;
 mod outcome;
 mod process_queue;
 mod push;
 mod rebalance;
+mod stream;
 mod subscription;
 mod suspension;
 
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;
+pub use offset_file::OffsetFileError;
 pub use outcome::{IntoOutcome, Outcome};
 pub use push::PushConsumer;
 pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage, resolver};
+pub use stream::{Delivery, MessageStream};
 pub use subscription::{Filter, FilterError};
 
 /// The README, so that its code is compiled.

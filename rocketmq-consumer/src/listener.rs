@@ -68,6 +68,16 @@ impl Listener {
     }
 }
 
+/// The user's own filter.
+#[derive(Clone)]
+pub(crate) struct FilterHook(pub(crate) Arc<dyn Fn(&StoredMessage) -> bool + Send + Sync>);
+
+impl fmt::Debug for FilterHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FilterHook")
+    }
+}
+
 fn of_panic(text: String) -> Outcome {
     Outcome::failed(format_args!("panic: {text}"))
 }

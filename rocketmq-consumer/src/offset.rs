@@ -9,6 +9,9 @@ use tokio::{
 impl Shared {
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
     pub(crate) async fn recorded_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        if let Some(file) = &self.offset_file {
+            return Ok(file.get(queue));
+        }
         self.client.consumer_offset(&self.group, queue).await
     }
 
@@ -23,7 +26,10 @@ impl Shared {
         if *recorded(assigned) == Some(offset) {
             return Ok(());
         }
-        self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?;
+        match &self.offset_file {
+            Some(file) => file.set(&assigned.queue, offset),
+            None => self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?,
+        }
         *recorded(assigned) = Some(offset);
         Ok(())
     }
@@ -49,6 +55,19 @@ impl Shared {
     /// to all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0). So one goes ahead of the others; and since other
     /// members may be about it, too, offsets are recorded anew now and then, and whenever a queue is given up.
     async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+        if let Some(file) = &self.offset_file {
+            let count = queues.len();
+            self.record_at_once(queues).await;
+            return match file.save().await {
+                Ok(()) => 0,
+                Err(error) => {
+                    tracing::error!(
+                        group = %self.group, error = &error as &dyn std::error::Error, "offsets not recorded"
+                    );
+                    count
+                }
+            };
+        }
         let mut met = HashSet::new();
         let place = |assigned: &AssignedQueue| (assigned.queue.topic.clone(), assigned.queue.broker_name.clone());
         let (ahead, others) = queues.into_iter().partition(|assigned| met.insert(place(assigned)));

@@ -16,11 +16,20 @@ pub(crate) struct ProcessQueue {
 }
 
 /// How much may be in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
     pub(crate) span: i64,
+}
+
+impl Limits {
+    /// The limits of one of `queues` queues of a topic, which may together have so many messages and bytes in flight.
+    /// Each may have one message at least.
+    pub(crate) fn share(self, messages: Option<usize>, bytes: Option<usize>, queues: usize) -> Self {
+        let share = |own: usize, of_all: Option<usize>| of_all.map_or(own, |all| own.min((all / queues.max(1)).max(1)));
+        Self { messages: share(self.messages, messages), bytes: share(self.bytes, bytes), ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -33,6 +42,11 @@ struct Slot {
 impl ProcessQueue {
     pub(crate) fn new(limits: Limits) -> Self {
         Self { slots: VecDeque::new(), fetched_to: None, epoch: 0, unfinished: 0, bytes: 0, limits }
+    }
+
+    /// Changes how much may be in flight. What is in flight stays.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Begins at `offset`, forgetting what is in flight: its messages do not count any more when they are finished.
@@ -161,6 +175,28 @@ mod tests {
         queue.advance(50);
         queue.start_at(7);
         assert_eq!(queue.commit_offset(), Some(7));
+    }
+
+    #[test]
+    fn the_queues_of_a_topic_share_its_limits() {
+        let own = Limits { messages: 1000, bytes: 500, span: 10 };
+        assert_eq!(own.share(None, None, 8), own);
+        assert_eq!(own.share(Some(100), Some(90), 8), Limits { messages: 12, bytes: 11, ..own });
+        assert_eq!(own.share(Some(5), Some(90_000), 8), Limits { messages: 1, ..own });
+        // However many queues there are, the topic's limit stays the same.
+        for queues in 1..=100 {
+            let all = own.share(Some(100), None, queues).messages * queues;
+            assert!((100 - queues..=100).contains(&all), "{queues} queues have {all}");
+        }
+    }
+
+    #[test]
+    fn limits_may_change_while_messages_are_in_flight() {
+        let mut queue = queue();
+        (5..8).for_each(|offset| assert!(queue.insert(offset, 1)));
+        assert!(!queue.has_room());
+        queue.set_limits(Limits { messages: 4, bytes: 100, span: 10 });
+        assert!(queue.has_room());
     }
 
     #[test]

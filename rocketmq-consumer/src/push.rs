@@ -3,19 +3,21 @@ use crate::{
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
     limit::Limit,
-    listener::Listener,
+    listener::{FilterHook, Listener},
     offset::commit,
+    offset_file::OffsetFile,
     rebalance::rebalance,
     suspension::Suspension,
 };
 use rocketmq_common::{
-    Client, MessageQueue, NameServerSource, Namespace,
-    message::names::{check_group, check_topic, retry_topic},
-    protocol::{ConsumeType, ConsumerData, MessageModel, SubscriptionData},
+    Client, MessageQueue, NameServerSource, Namespace, StoredMessage,
+    message::names::{check_group, check_topic, is_retry_topic, retry_topic},
+    protocol::{ConsumeType, ConsumerData, ExpressionType, MessageModel, SubscriptionData},
     remote::Deadline,
 };
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -53,7 +55,10 @@ pub(crate) struct Shared {
     pub(crate) group: Arc<str>,
     pub(crate) config: PushConfig,
     pub(crate) listener: Option<Listener>,
+    filter: Option<FilterHook>,
     pub(crate) is_broadcast: bool,
+    /// Where the offsets of a broadcast consumer are; those of another one are with the brokers.
+    pub(crate) offset_file: Option<Arc<OffsetFile>>,
     subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
@@ -88,16 +93,32 @@ impl PushConsumer {
             client: None,
             subscriptions: Vec::new(),
             listener: None,
+            filter: None,
+            is_broadcast: false,
             config: PushConfig::default(),
         }
     }
 
     pub(crate) async fn start(builder: PushConsumerBuilder) -> Result<Self, Error> {
-        let PushConsumerBuilder { group, name_servers, client, subscriptions, listener, config } = builder;
+        let PushConsumerBuilder {
+            group,
+            name_servers,
+            client,
+            subscriptions,
+            listener,
+            filter,
+            is_broadcast,
+            mut config,
+        } = builder;
         check_group(&group).map_err(rocketmq_common::Error::from)?;
         config.check()?;
-        let listener = listener.ok_or(Error::NoListener)?;
-        let subscriptions = parse(&group, subscriptions)?;
+        let mut subscriptions = parse(&group, subscriptions)?;
+        if is_broadcast {
+            // Nothing comes again.
+            subscriptions.remove(retry_topic(&group).as_str());
+            // The file of its offsets is found by this name.
+            config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
+        }
         let owns_client = client.is_none();
         let client = match client {
             Some(client) => client,
@@ -106,22 +127,22 @@ impl PushConsumer {
         let group = client.namespace().wrap(&group).into_owned();
         check_group(&group).map_err(rocketmq_common::Error::from)?;
         let subscriptions = wrapped(client.namespace(), subscriptions)?;
-        let members_changed = Arc::new(Notify::new());
-        let data = ConsumerData {
-            group_name: group.clone(),
-            consume_type: ConsumeType::Passively,
-            message_model: MessageModel::Clustering,
-            consume_from_where: config.start_at.on_the_wire(),
-            subscription_data_set: subscriptions.values().map(|data| data.as_ref().clone()).collect(),
-            unit_mode: client.config().unit_mode,
+        for data in subscriptions.values() {
+            check_filter(&client, &group, data).await?;
+        }
+        let offset_file = match is_broadcast {
+            true => Some(Arc::new(OffsetFile::open(config.offset_dir.as_deref(), client.id(), &group)?)),
+            false => None,
         };
-        client.register_consumer(data, members_changed.clone())?;
+        let members_changed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             client,
             group: group.into(),
             ordered_calls: Limit::new(config.concurrency),
-            listener: Some(listener),
-            is_broadcast: false,
+            listener,
+            filter,
+            is_broadcast,
+            offset_file,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
@@ -138,6 +159,7 @@ impl PushConsumer {
             given_up: CancellationToken::new(),
             shut_down: AtomicBool::new(false),
         });
+        shared.client.register_consumer(shared.consumer_data(), shared.members_changed.clone())?;
         // From here on, a dropped future drops the handle, and that stops everything.
         let consumer = Self(Arc::new(Handle(shared.clone())));
         shared.look_routes_up().await;
@@ -145,7 +167,7 @@ impl PushConsumer {
         if shared.is_ordered() {
             let locking = shared.clone();
             shared.tasks.spawn(async move { locking.keep_locks(&locking.stopped).await });
-        } else {
+        } else if shared.listener.is_some() {
             shared.want_workers(shared.config.concurrency);
         }
         shared.tasks.spawn(commit(shared.clone()));
@@ -183,10 +205,56 @@ impl PushConsumer {
         }
         if shared.is_ordered() {
             shared.ordered_calls.set(concurrency);
-        } else {
+        } else if shared.listener.is_some() {
             shared.want_workers(concurrency);
         }
         Ok(())
+    }
+
+    /// Subscribes to a topic more, or to one with another filter. All members of a group must do so. The brokers know
+    /// when this returns.
+    ///
+    /// # Errors
+    /// As [`start`](PushConsumerBuilder::start) where it is about the topic or its filter; [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// Once the filter has been checked the subscription holds, even if the future is dropped.
+    pub async fn subscribe(&self, topic: impl Into<String>, filter: Filter) -> Result<(), Error> {
+        let (shared, topic) = (self.shared(), topic.into());
+        let plain = Arc::new(parse_one(&topic, &filter, now_ms())?);
+        let new = wrapped(shared.client.namespace(), [(topic.into(), plain)].into())?;
+        for data in new.values() {
+            check_filter(&shared.client, &shared.group, data).await?;
+        }
+        shared
+            .change_subscriptions(|subscriptions| {
+                for (topic, mut data) in new {
+                    if let Some(known) = subscriptions.get(&topic) {
+                        // Brokers take a newer version only.
+                        Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
+                    }
+                    subscriptions.insert(topic, data);
+                }
+            })
+            .await
+    }
+
+    /// Unsubscribes from a topic: waits for the messages in hand, up to [`revoke_timeout`](PushConfig::revoke_timeout),
+    /// records how far the group is, and tells the brokers. Unknown topics are none of its business.
+    ///
+    /// # Errors
+    /// [`Error::NoSubscription`] for the last topic: that is what [`shutdown`](Self::shutdown) is for;
+    /// [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the subscription is gone, even if the future is dropped.
+    pub async fn unsubscribe(&self, topic: &str) -> Result<(), Error> {
+        let shared = self.shared();
+        let topic = shared.client.namespace().wrap(topic);
+        if !shared.subscriptions().keys().any(|known| **known != *topic && !is_retry_topic(known)) {
+            return Err(Error::NoSubscription);
+        }
+        shared.change_subscriptions(|subscriptions| _ = subscriptions.remove(&*topic)).await
     }
 
     /// Fetches nothing and begins no listener call until [`resume`](Self::resume). Calls under way go on, and the queues
@@ -248,7 +316,7 @@ impl PushConsumer {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 }
@@ -303,19 +371,73 @@ impl Shared {
         self.suspension.wait(true).await;
     }
 
-    pub(crate) fn passes_filter(&self, _: &rocketmq_common::StoredMessage) -> bool {
-        true
+    /// Whether the user's own filter lets a message pass.
+    pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
+        let Some(FilterHook(filter)) = &self.filter else { return true };
+        let message = self.as_the_user_sees_it(message);
+        catch_unwind(AssertUnwindSafe(|| filter(&message))).unwrap_or_else(|_| {
+            tracing::error!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                "the filter panicked: the message passes"
+            );
+            true
+        })
     }
 
     /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
     async fn finish(&self, deadline: Deadline) -> bool {
         let done = CancellationToken::new();
         let wait = async {
-            let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
+            let all_done = async {
+                // Deliveries of a stream are in nobody's hands but the user's.
+                let queues: Vec<_> = self.queues().values().cloned().collect();
+                for assigned in queues {
+                    assigned.wait_none_in_hand().await;
+                }
+                self.tasks.wait().await;
+            };
+            let finished = timeout_at(deadline.instant(), all_done).await.is_ok();
             done.cancel();
             finished
         };
         tokio::join!(wait, self.keep_locks(&done)).0
+    }
+
+    fn consumer_data(&self) -> ConsumerData {
+        ConsumerData {
+            group_name: self.group.to_string(),
+            consume_type: ConsumeType::Passively,
+            message_model: if self.is_broadcast { MessageModel::Broadcasting } else { MessageModel::Clustering },
+            consume_from_where: self.config.start_at.on_the_wire(),
+            subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
+            unit_mode: self.client.config().unit_mode,
+        }
+    }
+
+    /// Changes what is subscribed to, gives up the queues of topics that have gone or have another filter, and tells
+    /// the brokers.
+    async fn change_subscriptions(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions)) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let current = {
+            let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            change(Arc::make_mut(&mut subscriptions));
+            subscriptions.clone()
+        };
+        let changing = self.changing_queues.lock().await;
+        let is_current = |assigned: &AssignedQueue| {
+            let known = current.get(&assigned.queue.topic);
+            known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
+        };
+        let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
+        self.revoke_all(gone).await;
+        drop(changing);
+        self.client.update_consumer(self.consumer_data());
+        self.look_routes_up().await;
+        self.client.heartbeat().await;
+        self.members_changed.notify_one();
+        Ok(())
     }
 
     async fn look_routes_up(self: &Arc<Self>) {
@@ -337,13 +459,10 @@ fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<Subscriptions, Err
     if given.is_empty() {
         return Err(Error::NoSubscription);
     }
-    let version_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let version_ms = i64::try_from(version_ms).unwrap_or(i64::MAX);
+    let version_ms = now_ms();
     let mut parsed = Subscriptions::new();
     for (topic, filter) in given {
-        check_topic(&topic).map_err(rocketmq_common::Error::from)?;
-        let data = filter.subscription(&topic, version_ms);
-        let data = data.map_err(|source| Error::Filter { topic: topic.clone(), source })?;
+        let data = parse_one(&topic, &filter, version_ms)?;
         match parsed.get(topic.as_str()) {
             Some(known) if **known != data => return Err(Error::Clash { topic }),
             _ => parsed.insert(topic.into(), Arc::new(data)),
@@ -371,6 +490,36 @@ fn wrapped(
         Ok((topic, Arc::new(data)))
     };
     plain.into_iter().map(wrap).collect()
+}
+
+fn parse_one(topic: &str, filter: &Filter, version_ms: i64) -> Result<SubscriptionData, Error> {
+    check_topic(topic).map_err(rocketmq_common::Error::from)?;
+    filter.subscription(topic, version_ms).map_err(|source| Error::Filter { topic: topic.to_owned(), source })
+}
+
+/// Has a broker look whether it can filter that way; what a client can do itself needs no look.
+///
+/// # Protocol
+/// Java: `MQClientInstance.checkClientInBroker`.
+async fn check_filter(client: &Client, group: &str, data: &SubscriptionData) -> Result<(), Error> {
+    if data.expression_type == ExpressionType::Tag {
+        return Ok(());
+    }
+    match client.check_subscription(group, data).await {
+        Ok(()) => Ok(()),
+        // It is checked with the first pull, then.
+        Err(rocketmq_common::Error::TopicNotFound { .. }) => Ok(()),
+        Err(source) if source.response_code().is_some() => {
+            let topic = client.namespace().strip_shared(data.topic.as_str().into()).to_string();
+            Err(Error::FilterRefused { topic, source })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// What recording offsets and closing connections get even where waiting has used up the time.

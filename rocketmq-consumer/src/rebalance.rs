@@ -122,6 +122,7 @@ impl Shared {
             share.into_iter().filter(|queue| !queues.contains_key(queue)).collect()
         };
         if new.is_empty() || self.stopped.is_cancelled() {
+            self.share_limits(topic, 0);
             return Balance::Done;
         }
         let wanted = new.len();
@@ -138,9 +139,10 @@ impl Shared {
         let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
         // Whoever has the lock knows that the last owner is done.
         let settle = if members > 1 && !self.locks_queues() { SETTLE } else { Duration::ZERO };
+        let limits = self.share_limits(topic, taken.len());
         for (queue, order) in taken {
             tracing::info!(group = %self.group, %queue, members, "queue taken");
-            self.begin_queue(queue, subscription.clone(), order, settle);
+            self.begin_queue(queue, subscription.clone(), order, limits, settle);
         }
         balance
     }
@@ -154,13 +156,9 @@ impl Shared {
         queue: MessageQueue,
         subscription: Arc<SubscriptionData>,
         order: Option<Order>,
+        limits: Limits,
         settle: Duration,
     ) {
-        let limits = Limits {
-            messages: self.config.max_messages_per_queue,
-            bytes: self.config.max_bytes_per_queue,
-            span: self.config.max_span_per_queue,
-        };
         let is_ordered = order.is_some();
         let window = ProcessQueue::new(limits);
         let ended = self.stopped.child_token();
@@ -170,6 +168,21 @@ impl Shared {
             self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));
         }
         self.tasks.spawn(fetch(self.clone(), assigned, settle));
+    }
+
+    /// Shares the limits of a topic among our queues and `new` ones; answers those of each.
+    fn share_limits(&self, topic: &Arc<str>, new: usize) -> Limits {
+        let config = &self.config;
+        let own = Limits {
+            messages: config.max_messages_per_queue,
+            bytes: config.max_bytes_per_queue,
+            span: config.max_span_per_queue,
+        };
+        let of_topic: Vec<_> =
+            self.queues().values().filter(|assigned| assigned.queue.topic == *topic).cloned().collect();
+        let limits = own.share(config.max_messages_per_topic, config.max_bytes_per_topic, of_topic.len() + new);
+        of_topic.iter().for_each(|assigned| assigned.set_limits(limits));
+        limits
     }
 
     /// Gives queues up: waits for the messages in hand, records the offset, forgets the queue. A queue with a lock is

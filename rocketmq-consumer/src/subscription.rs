@@ -12,6 +12,7 @@ pub struct Filter(Expression);
 enum Expression {
     All,
     Tags(String),
+    Sql(String),
 }
 
 /// Why a filter expression does not parse.
@@ -24,6 +25,9 @@ pub enum FilterError {
         /// The expression.
         expression: String,
     },
+    /// An SQL expression is empty.
+    #[error("the SQL expression is empty")]
+    EmptySql,
 }
 
 impl Filter {
@@ -42,6 +46,30 @@ impl Filter {
         }
     }
 
+    /// The messages whose properties fulfil an SQL92 expression: comparisons of properties with numbers, texts in single
+    /// quotes and `TRUE` or `FALSE`, `BETWEEN`, `IN`, `IS NULL`, joined by `AND`, `OR`, `NOT`. A message for which the
+    /// expression cannot be evaluated is not wanted.
+    ///
+    /// The broker filters, and only one that is set up to (`enablePropertyFilter=true`); it is asked at the start.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
+    /// use rocketmq_consumer::{Filter, PushConsumer, StoredMessage};
+    ///
+    /// let consumer = PushConsumer::builder("large-orders").name_servers(["127.0.0.1:9876"])
+    ///     .subscribe("order-created", Filter::sql("amount > 100 AND region IN ('eu', 'us')"))
+    ///     .listener(|message: StoredMessage| async move { Ok::<_, String>(println!("{message:?}")) })
+    ///     .start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Protocol
+    /// `expressionType` `SQL92` of heartbeats and pulls; Java: `MessageSelector.bySql`.
+    pub fn sql(expression: impl Into<String>) -> Self {
+        Self(Expression::Sql(expression.into()))
+    }
+
     /// What heartbeats say of this filter.
     ///
     /// # Protocol
@@ -57,6 +85,13 @@ impl Filter {
             expression_type: ExpressionType::Tag,
             class_filter_mode: false,
         };
+        if let Expression::Sql(expression) = &self.0 {
+            if expression.trim().is_empty() {
+                return Err(FilterError::EmptySql);
+            }
+            data.sub_string.clone_from(expression);
+            data.expression_type = ExpressionType::Sql92;
+        }
         if let Expression::Tags(expression) = &self.0 {
             for tag in expression.split("||").map(str::trim).filter(|tag| !tag.is_empty()) {
                 if !data.tags_set.iter().any(|known| known == tag) {
@@ -98,6 +133,14 @@ mod tests {
             let data = filter.subscription("t", 1).unwrap();
             assert_eq!((data.sub_string.as_str(), data.tags_set.len()), ("*", 0));
         }
+    }
+
+    #[test]
+    fn an_sql_expression_goes_to_the_broker_as_it_is() {
+        let data = Filter::sql(" amount > 10 ").subscription("t", 1).unwrap();
+        assert_eq!((data.sub_string.as_str(), data.expression_type), (" amount > 10 ", ExpressionType::Sql92));
+        assert!(data.tags_set.is_empty() && data.code_set.is_empty());
+        assert_eq!(Filter::sql(" ").subscription("t", 1), Err(FilterError::EmptySql));
     }
 
     #[test]

@@ -13,11 +13,14 @@ mod trials;
 mod wait;
 
 mod batches;
+mod broadcast;
 mod calls;
 mod compressed;
 mod consume;
 mod consuming_faults;
+mod control;
 mod delayed;
+mod filters;
 mod group;
 mod interceptors;
 mod interop;
@@ -29,6 +32,7 @@ mod name_server;
 mod namespace;
 mod ordered;
 mod outage;
+mod outcomes;
 mod queued;
 mod refusals;
 mod request;
@@ -40,6 +44,7 @@ mod select;
 mod send;
 mod sending_faults;
 mod shutdown;
+mod streams;
 mod transaction;
 mod vip;
 
@@ -50,9 +55,9 @@ use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
-/// cluster whose servers the scenario may stop, `pair`, on one of two brokers, or `since_5`
-/// and `pair_since_5`, where the real one has what came with RocketMQ 5, or `interop`,
-/// on both with a Java client beside ours.
+/// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
+/// cannot do what is needed, `interop`, on both with a Java client beside ours, or `since_5` and `pair_since_5`, where
+/// the real one has what came with RocketMQ 5.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -63,6 +68,9 @@ fn scenarios() -> Vec<Scenario> {
         both retry::a_listener_that_fails_twice_succeeds_the_third_time,
         both retry::what_always_fails_ends_among_the_dead_letters,
         both retry::a_listener_that_panics_gets_the_message_again,
+        both streams::what_is_not_acknowledged_comes_again,
+        both outcomes::a_call_that_takes_too_long_lets_the_queue_go_on,
+        both outcomes::a_long_call_within_its_time_runs_once,
         both transaction::a_checker_that_panics_is_asked_again,
         both transaction::the_checker_decides_what_the_step_left_open,
         both transaction::another_producer_of_the_group_is_asked,
@@ -120,6 +128,20 @@ fn scenarios() -> Vec<Scenario> {
         both ordered::what_fails_too_often_is_a_dead_letter_and_the_queue_goes_on,
         both ordered::a_queue_that_moves_waits_for_the_call_under_way,
         both ordered::batches_come_in_order_and_only_what_failed_comes_again,
+        both outcomes::a_batch_listener_says_which_messages_failed,
+        both outcomes::a_listener_can_give_a_message_up_at_once,
+        both control::more_or_fewer_calls_run_at_once_when_told,
+        both control::a_suspended_consumer_stands_still,
+        both control::topics_come_and_go_while_a_consumer_runs,
+        embedded control::the_queues_of_a_topic_share_its_limit,
+        both streams::a_stream_brings_every_message_once,
+        both streams::who_acknowledges_nothing_gets_no_more,
+        both broadcast::every_member_gets_every_message,
+        both broadcast::a_member_goes_on_from_its_file,
+        both broadcast::what_fails_in_a_broadcast_does_not_hold_the_queue_up,
+        real filters::sql_picks_by_properties,
+        both filters::sql_that_the_broker_cannot_serve_is_a_typed_error,
+        both filters::a_filter_of_ones_own_keeps_messages_from_the_listener,
         both select::messages_of_one_key_lie_in_the_queue_java_picks_in_order,
         both select::a_queue_of_ones_choice_is_the_one,
         both select::a_choice_that_is_none_sends_nothing,

@@ -17,6 +17,7 @@ use tokio::{runtime::Runtime, time::timeout};
 pub(crate) struct Scenario {
     name: &'static str,
     real: Option<Use>,
+    on_dev_broker: bool,
     since_5: bool,
     needs_java: bool,
     run: Run,
@@ -75,6 +76,11 @@ impl Scenario {
         Self { since_5: true, ..Self::new(name, Some(Use::Pair), run) }
     }
 
+    /// One that needs what the dev broker does not do.
+    pub(crate) fn real<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
+        Self { on_dev_broker: false, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
     fn new<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
         real: Option<Use>,
@@ -85,7 +91,7 @@ impl Scenario {
             let result = runtime.block_on(limited);
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
-        Self { name, real, since_5: false, needs_java: false, run: Arc::new(run) }
+        Self { name, real, on_dev_broker: true, since_5: false, needs_java: false, run: Arc::new(run) }
     }
 }
 
@@ -102,7 +108,7 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         short: "came with RocketMQ 5",
     };
     let no_java = Availability::without_java();
-    for Scenario { name, real, since_5, needs_java, run } in scenarios {
+    for Scenario { name, real, on_dev_broker: is_embedded, since_5, needs_java, run } in scenarios {
         let availability = match &no_java {
             Some(no_java) if needs_java => no_java,
             _ if since_5 && is_old => &too_old,
@@ -113,10 +119,12 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
             on_dev_broker.extend(no_java.as_ref().map(|no_java| no_java.not_run(format!("embedded::{name}"))));
             continue;
         }
-        on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
-            let brokers = if real == Some(Use::Pair) { 2 } else { 1 };
-            with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(brokers))?))
-        }));
+        if is_embedded {
+            on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
+                let brokers = if real == Some(Use::Pair) { 2 } else { 1 };
+                with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(brokers))?))
+            }));
+        }
     }
     // While the real cluster boots, some threads have something else to do.
     let rest = on_real.split_off(on_real.len().min(THREADS / 2));

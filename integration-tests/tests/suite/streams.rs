@@ -1,0 +1,122 @@
+//! Messages taken from a stream and settled one by one.
+
+use crate::{
+    cluster::{Cluster, random_name},
+    parcel::varied,
+    send::send_from,
+    wait::SOON,
+};
+use anyhow::{Context, Result, ensure};
+use rocketmq_common::{Message, message::names::dlq_topic};
+use rocketmq_consumer::{Delivery, Error, Filter, MessageStream, PushConfig, StartAt};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::timeout;
+
+/// What the broker puts off for the first time comes again after 10 s from a real one.
+const FIRST_DELAY: Duration = Duration::from_secs(40);
+
+fn first() -> PushConfig {
+    PushConfig { start_at: StartAt::First, ..Default::default() }
+}
+
+async fn next(stream: &mut MessageStream, limit: Duration) -> Result<Delivery> {
+    timeout(limit, stream.next()).await.context("nothing comes")?.context("the stream has ended")
+}
+
+pub(crate) async fn a_stream_brings_every_message_once(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(4).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let of_topic = topic.clone();
+    let sent = send_from(8, &producer, 500, move |index| varied(&of_topic, index)).await?;
+    let mut stream = cluster.consumer(&group).subscribe(&topic, Filter::all()).stream().await?;
+    let mut came = BTreeSet::new();
+    while came.len() < sent.len() {
+        let message = next(&mut stream, SOON).await?;
+        ensure!(came.insert(message.message_id().into_owned()), "{} came twice", message.message_id());
+        message.ack();
+    }
+    ensure!(came.iter().eq(sent.keys()), "not what was sent came");
+    cluster.expect_recorded(&group, &topic, sent.len()).await?;
+    let consumer = stream.consumer().clone();
+    consumer.shutdown().await?;
+    ensure!(stream.next().await.is_none(), "the stream goes on after the end");
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn what_is_not_acknowledged_comes_again(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let mut ids = Vec::new();
+    for tag in ["acked", "nacked", "dropped", "hopeless"] {
+        ids.push(producer.send(Message::new(&topic, tag).tag(tag)).await?.message_id);
+    }
+    let mut stream = cluster.consumer(&group).subscribe(&topic, Filter::all()).stream().await?;
+    let mut first = Vec::new();
+    for _ in 0..4 {
+        let message = next(&mut stream, SOON).await?;
+        first.push((message.message_id().into_owned(), message.reconsume_times()));
+        match message.tag() {
+            Some("acked") => message.ack(),
+            Some("nacked") => message.nack_with_level(1),
+            Some("hopeless") => message.dead_letter(),
+            // On a thread that knows no runtime.
+            _ => {
+                std::thread::spawn(move || drop(message)).join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
+            }
+        }
+    }
+    ensure!(first.iter().map(|(id, _)| id).eq(&ids), "{first:?} came first");
+    let mut again = BTreeSet::new();
+    for _ in 0..2 {
+        let message = next(&mut stream, FIRST_DELAY).await?;
+        ensure!(message.topic() == topic, "it came again as of topic {}", message.topic());
+        again.insert((message.message_id().into_owned(), message.reconsume_times()));
+        message.ack();
+    }
+    ensure!(again == BTreeSet::from([(ids[1].clone(), 1), (ids[2].clone(), 1)]), "{again:?} came again");
+    let dead: Vec<_> = cluster.stored(&dlq_topic(&group)).await?;
+    ensure!(dead.len() == 1 && dead[0].message_id() == ids[3], "the dead letters are {dead:?}");
+    stream.consumer().shutdown().await?;
+    cluster.expect_recorded(&group, &topic, 4).await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn who_acknowledges_nothing_gets_no_more(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let of_topic = topic.clone();
+    let sent = send_from(1, &producer, 100, move |index| varied(&of_topic, index)).await?;
+    let config =
+        PushConfig { max_messages_per_queue: 20, pull_batch: 10, shutdown_timeout: Duration::from_secs(1), ..first() };
+    let mut stream = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all()).stream().await?;
+    let mut kept = Vec::new();
+    while let Ok(message) = next(&mut stream, Duration::from_secs(3)).await {
+        kept.push(message);
+    }
+    ensure!(kept.len() == 20, "{} messages came without an acknowledgement", kept.len());
+    kept.drain(..10).for_each(Delivery::ack);
+    for _ in 0..10 {
+        kept.push(next(&mut stream, SOON).await?);
+    }
+    ensure!(timeout(Duration::from_secs(2), stream.next()).await.is_err(), "more came than there is room for");
+    let began = std::time::Instant::now();
+    match stream.consumer().shutdown().await {
+        Err(Error::Unfinished { messages: 20, queues: 0, .. }) => {}
+        other => anyhow::bail!("shutting down came to {other:?}, expected 20 unfinished messages"),
+    }
+    ensure!(began.elapsed() < Duration::from_secs(10), "shutting down took {:?}", began.elapsed());
+    drop(kept);
+    drop(stream);
+    // All but the first ten come again.
+    let mut stream = cluster.consumer(&group).subscribe(&topic, Filter::all()).stream().await?;
+    let mut came = BTreeSet::new();
+    while came.len() < 90 {
+        let message = next(&mut stream, SOON).await?;
+        ensure!(message.queue_offset() >= 10, "{} came again", message.queue_offset());
+        came.insert(message.message_id().into_owned());
+        message.ack();
+    }
+    stream.consumer().shutdown().await?;
+    cluster.expect_recorded(&group, &topic, sent.len()).await?;
+    Ok(producer.shutdown().await?)
+}

@@ -1,0 +1,211 @@
+use crate::{
+    PushConsumer,
+    assigned::{AssignedQueue, InHand},
+    outcome::DEAD,
+    push::Shared,
+};
+use futures_util::Stream;
+use rocketmq_common::StoredMessage;
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    ops::Deref,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{runtime::Handle, time::sleep};
+
+/// Messages to be fetched one after the other, instead of a listener; made by
+/// [`stream`](crate::PushConsumerBuilder::stream). Ends once the consumer has been shut down; dropping it, and the
+/// consumers it gave, stops consumption.
+///
+/// As many messages are fetched ahead as the limits of [`PushConfig`](crate::PushConfig) allow, counting those that were
+/// taken and not settled: whoever settles none gets no more in the end.
+pub struct MessageStream {
+    consumer: PushConsumer,
+    runtime: Handle,
+    /// For when there is nothing to give.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl MessageStream {
+    pub(crate) fn new(consumer: PushConsumer) -> Self {
+        Self { consumer, runtime: Handle::current(), waiting: None }
+    }
+
+    /// The consumer behind the stream: to shut it down, suspend it, subscribe to more.
+    pub fn consumer(&self) -> &PushConsumer {
+        &self.consumer
+    }
+
+    /// The next message; `None` once the consumer has been shut down.
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl Stream for MessageStream {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        loop {
+            let shared = self.consumer.shared().clone();
+            if shared.stopped.is_cancelled() {
+                return Poll::Ready(None);
+            }
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(context));
+                self.waiting = None;
+            }
+            if !shared.is_suspended() {
+                if let Some(task) = shared.dispatcher.take() {
+                    let Some(in_hand) = task.queue.take_in_hand() else { continue };
+                    let message = shared.as_the_user_sees_it(&task.messages);
+                    let settling = Settling {
+                        shared,
+                        runtime: self.runtime.clone(),
+                        queue: task.queue,
+                        epoch: task.epoch,
+                        stored: task.messages,
+                        _in_hand: in_hand,
+                    };
+                    return Poll::Ready(Some(Delivery { message, settling: Some(Box::new(settling)) }));
+                }
+            }
+            self.waiting = Some(Box::pin(async move {
+                let filled = async {
+                    shared.resumed().await;
+                    shared.dispatcher.filled().await;
+                };
+                tokio::select! {
+                    () = shared.stopped.cancelled() => {}
+                    () = filled => {}
+                }
+            }));
+        }
+    }
+}
+
+impl fmt::Debug for MessageStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageStream").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
+}
+
+/// A message that waits to be settled: [`ack`](Self::ack) says that it is done, [`nack`](Self::nack) that it is to come
+/// again. Dropping it is a `nack`, so nothing is lost by a `?` in between.
+#[derive(Debug)]
+#[must_use = "a message that is dropped comes again"]
+pub struct Delivery {
+    message: StoredMessage,
+    settling: Option<Box<Settling>>,
+}
+
+/// What it takes to settle a message.
+struct Settling {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    queue: Arc<AssignedQueue>,
+    epoch: u32,
+    /// The message as the broker knows it.
+    stored: StoredMessage,
+    _in_hand: InHand,
+}
+
+impl Delivery {
+    /// The message.
+    pub fn message(&self) -> &StoredMessage {
+        &self.message
+    }
+
+    /// The message is done: the group's offset may pass it.
+    pub fn ack(mut self) {
+        if let Some(settling) = self.settling.take() {
+            settling.queue.finish(settling.epoch, settling.stored.queue_offset());
+        }
+    }
+
+    /// The message comes again, when the broker thinks fit: later each time.
+    pub fn nack(self) {
+        self.nack_with_level(0);
+    }
+
+    /// The message comes again after a delay level of the broker, from 1 on; 0 leaves it to the broker.
+    pub fn nack_with_level(mut self, delay_level: i32) {
+        if let Some(settling) = self.settling.take() {
+            settling.give_back(delay_level.max(0));
+        }
+    }
+
+    /// The message does not come again: it goes to the group's dead letter queue.
+    pub fn dead_letter(mut self) {
+        if let Some(settling) = self.settling.take() {
+            settling.give_back(DEAD);
+        }
+    }
+}
+
+impl Deref for Delivery {
+    type Target = StoredMessage;
+
+    fn deref(&self) -> &StoredMessage {
+        &self.message
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settling) = self.settling.take() {
+            settling.give_back(0);
+        }
+    }
+}
+
+impl Settling {
+    /// Gives the message back in the background: until that is done it stays in hand.
+    fn give_back(self: Box<Self>, delay_level: i32) {
+        let shared = self.shared.clone();
+        if shared.given_up.is_cancelled() {
+            // Nothing was recorded for it, so it comes again anyway.
+            return;
+        }
+        // Dropped wherever its owner was, perhaps outside of the runtime.
+        let runtime = self.runtime.clone();
+        let giving_back = async move {
+            tokio::select! {
+                () = self.shared.given_up.cancelled() => {}
+                () = self.give_back_until_taken(delay_level) => {}
+            }
+        };
+        shared.tasks.spawn_on(giving_back, &runtime);
+    }
+
+    async fn give_back_until_taken(&self, delay_level: i32) {
+        let Self { shared, queue, epoch, stored, .. } = self;
+        // The next owner of a queue gets what is not done in it.
+        while !shared.is_broadcast && shared.give_back(stored, delay_level).await.is_err() {
+            if queue.is_revoked() || shared.stopped.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = queue.ended() => return,
+                () = sleep(AGAIN) => {}
+            }
+        }
+        queue.finish(*epoch, stored.queue_offset());
+    }
+}
+
+impl fmt::Debug for Settling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settling").field("queue", &self.queue.queue).finish_non_exhaustive()
+    }
+}
+
+/// How soon a message that the broker did not take back is given back again.
+const AGAIN: Duration = Duration::from_secs(5);
