@@ -1,6 +1,6 @@
 //! A consumer that runs until Ctrl-C or SIGTERM, retries what fails, and finishes what is in hand before it ends.
 //!
-//! `cargo run --example consume -- --name-server HOST:PORT --topic TOPIC [--tags "a || b"]`. Without a name server it
+//! `cargo run --example consume -- --name-server HOST:PORT --topic TOPIC [--tags "a || b" | --sql "a > 1"]`. Without a name server it
 //! starts one in this process, sends itself a few messages, one of which fails at first, and ends when all are consumed.
 
 use anyhow::Context;
@@ -26,6 +26,9 @@ struct Options {
     /// The tags: one, or several separated by `||`; `*` for all.
     #[arg(long, default_value = "*")]
     tags: String,
+    /// An SQL92 expression over properties, instead of tags; for brokers with `enablePropertyFilter=true`.
+    #[arg(long)]
+    sql: Option<String>,
 }
 
 #[tokio::main]
@@ -39,10 +42,11 @@ async fn run() -> anyhow::Result<()> {
     let embedded = DevCluster::builder().delay_levels(vec![Duration::from_millis(200); 18]);
     let (name_server, cluster) = options.target.reach(embedded).await?;
 
+    let filter = options.sql.map_or_else(|| Filter::tags(options.tags), Filter::sql);
     let (done, mut finished) = mpsc::channel(1);
     let consumer = PushConsumer::builder(options.group)
         .name_servers([&name_server])
-        .subscribe(&options.topic, Filter::tags(options.tags))
+        .subscribe(&options.topic, filter)
         .config(PushConfig {
             concurrency: 8,
             start_at: StartAt::First,
