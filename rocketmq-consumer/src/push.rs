@@ -431,8 +431,15 @@ impl Shared {
             known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
         };
         let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
-        self.revoke_all(gone).await;
+        let locked = self.revoke_all(gone).await;
         drop(changing);
+        // A call may go on for long; its queue is given up when it ends.
+        let given_up = async {
+            for giving_up in locked {
+                let _ = giving_up.await;
+            }
+        };
+        let _ = timeout(self.config.revoke_timeout, given_up).await;
         self.client.update_consumer(self.consumer_data());
         self.look_routes_up().await;
         self.client.heartbeat().await;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -116,7 +116,7 @@ impl Shared {
             let of_topic = queues.iter().filter(|(queue, _)| queue.topic == *topic);
             of_topic.filter(|(queue, _)| !share.contains(queue)).map(|(_, assigned)| assigned.clone()).collect()
         };
-        self.revoke_all(lost).await;
+        drop(self.revoke_all(lost).await);
         let new: BTreeSet<_> = {
             let queues = self.queues();
             share.into_iter().filter(|queue| !queues.contains_key(queue)).collect()
@@ -186,9 +186,9 @@ impl Shared {
     }
 
     /// Gives queues up: waits for the messages in hand, records the offset, forgets the queue. A queue with a lock is
-    /// kept until they are done, without anybody waiting for it here; one without for a moment.
-    pub(crate) async fn revoke_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) {
-        let mut revoking = JoinSet::new();
+    /// kept until they are done, which nobody waits for here: that comes back as a task; one without for a moment.
+    pub(crate) async fn revoke_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Vec<JoinHandle<()>> {
+        let (mut revoking, mut later) = (JoinSet::new(), Vec::new());
         for assigned in queues {
             if assigned.is_revoked() {
                 continue;
@@ -196,12 +196,12 @@ impl Shared {
             assigned.revoke();
             let shared = self.clone();
             if assigned.is_locked_queue() {
-                self.tasks.spawn(async move {
+                later.push(self.tasks.spawn(async move {
                     tokio::select! {
                         () = shared.given_up.cancelled() => {}
                         () = shared.give_up_locked(&assigned) => {}
                     }
-                });
+                }));
                 continue;
             }
             revoking.spawn(async move {
@@ -211,6 +211,7 @@ impl Shared {
             });
         }
         while revoking.join_next().await.is_some() {}
+        later
     }
 
     async fn give_up_locked(&self, assigned: &AssignedQueue) {
