@@ -136,7 +136,7 @@ pub(crate) async fn what_fails_comes_again_and_dies_under_plain_names(cluster: &
         kept.keep(message);
         ready(if fails { Err("on purpose") } else { Ok(()) })
     };
-    let config = PushConfig { start_at: StartAt::First, max_reconsume_times: 1, client, ..Default::default() };
+    let config = PushConfig { start_at: StartAt::First, max_reconsume_times: Some(1), client, ..Default::default() };
     let consumer = consumer(cluster, &group, &topic, &ClientConfig::default()).config(config);
     let consumer = consumer.listener(listener).start().await?;
     producer.send(Message::new(&topic, "the second time")).await?;
