@@ -326,7 +326,9 @@ pub(crate) async fn a_queue_that_moves_waits_for_the_call_under_way(cluster: &Cl
 pub(crate) async fn nothing_is_consumed_on_a_lost_lock(cluster: &Cluster) -> Result<()> {
     let (topic, group, calls) = (cluster.topic(1).await?, random_name("group"), Calls::default());
     let (producer, queues) = (cluster.producer().await?, cluster.queues(&topic).await?);
-    let consumer = member(cluster, (&group, &topic), "one", &calls, Duration::ZERO, |_| false).config(quick());
+    // Too slow for what is sent: when the lock goes, some messages have been fetched and wait.
+    let work = Duration::from_millis(200);
+    let consumer = member(cluster, (&group, &topic), "one", &calls, work, |_| false).config(quick());
     let consumer = consumer.start().await?;
     send_numbered(&producer, &queues, 0, 3).await?;
     calls.has_done(3, SOON).await?;
@@ -346,8 +348,8 @@ pub(crate) async fn nothing_is_consumed_on_a_lost_lock(cluster: &Cluster) -> Res
     // The member learns it when it renews its locks, every 20 s.
     let (stolen, mut sent) = (Instant::now(), 3);
     while stolen.elapsed() < Duration::from_secs(25) {
-        send_numbered(&producer, &queues, sent, 1).await?;
-        sent += 1;
+        send_numbered(&producer, &queues, sent, 3).await?;
+        sent += 3;
         sleep(Duration::from_millis(500)).await;
     }
     let asked = || if cluster.is_real() { 0 } else { cluster.dev().received(RequestCode::LOCK_BATCH_MQ) };
