@@ -206,31 +206,37 @@ impl Shared {
             }
             revoking.spawn(async move {
                 let in_hand = timeout(shared.config.revoke_timeout, assigned.wait_none_in_hand()).await;
-                shared.record_last(&assigned, in_hand.is_ok()).await;
-                shared.queues().remove(&assigned.queue);
+                tracing::info!(
+                    group = %shared.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up"
+                );
+                assigned
             });
         }
-        while revoking.join_next().await.is_some() {}
+        let mut given_up = Vec::new();
+        while let Some(assigned) = revoking.join_next().await {
+            given_up.extend(assigned);
+        }
+        // Together: a group that is young may lose an offset where several are recorded at once.
+        if self.record_all_anew(given_up.clone()).await > 0 {
+            tracing::warn!(group = %self.group, "last offsets not recorded: the next owners begin further back");
+        }
+        given_up.iter().for_each(|assigned| _ = self.queues().remove(&assigned.queue));
         later
     }
 
     async fn give_up_locked(&self, assigned: &AssignedQueue) {
         assigned.wait_none_in_hand().await;
-        self.record_last(assigned, true).await;
-        self.give_up_locks([assigned.queue.clone()]).await;
-        self.queues().remove(&assigned.queue);
-        // It may have come back to us meanwhile.
-        self.members_changed.notify_one();
-    }
-
-    async fn record_last(&self, assigned: &AssignedQueue, finished: bool) {
-        tracing::info!(group = %self.group, queue = %assigned.queue, finished, "queue given up");
+        tracing::info!(group = %self.group, queue = %assigned.queue, "queue given up");
         if let Err(error) = self.record_anew(assigned).await {
             tracing::warn!(
                 group = %self.group, queue = %assigned.queue, error = &error as &dyn std::error::Error,
                 "last offset not recorded: its next owner begins further back"
             );
         }
+        self.give_up_locks([assigned.queue.clone()]).await;
+        self.queues().remove(&assigned.queue);
+        // It may have come back to us meanwhile.
+        self.members_changed.notify_one();
     }
 }
 
