@@ -16,6 +16,9 @@ use std::time::Duration;
 /// let config = ProducerConfig { retries: 4, send_timeout: Duration::from_secs(5), ..Default::default() };
 /// // Single sends are gathered into batches, for 5 ms or 64 KiB.
 /// let gathering = ProducerConfig { linger: Duration::from_millis(5), linger_bytes: 64 * 1024, ..config };
+/// // Bodies of 1 KiB and more are compressed.
+/// use rocketmq_producer::Compression;
+/// let compressing = ProducerConfig { compression: Some(Compression::Zlib), compress_from_bytes: 1024, ..gathering };
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

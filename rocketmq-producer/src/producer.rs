@@ -126,6 +126,17 @@ impl Producer {
     /// [`retries`](ProducerConfig::retries) times and within [`send_timeout`](ProducerConfig::send_timeout). The unique
     /// id stays the same, so a consumer can tell a message that was stored twice.
     ///
+    /// ```no_run
+    /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
+    /// use rocketmq_producer::Message;
+    ///
+    /// let receipt = producer.send(Message::new("order-created", "o-17").tag("eu").sharding_key("user-7")).await?;
+    /// println!("{} is in {} at {}", receipt.message_id, receipt.queue, receipt.queue_offset);
+    /// producer.send_oneway(Message::new("seen", "o-17")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Message`] for a message that breaks a rule, before anything is sent; [`Error::Client`] where the topic
     /// does not exist or no name server answers; [`Error::NotSent`] names every attempt.

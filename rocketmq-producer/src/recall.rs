@@ -5,6 +5,18 @@ impl Producer {
     /// Takes a timer message back before it is delivered. The broker's word means that it will not deliver the message
     /// from now on; one that is being delivered at this moment may still arrive.
     ///
+    /// ```no_run
+    /// use rocketmq_producer::{Message, Producer};
+    /// use std::time::Duration;
+    ///
+    /// # async fn run(producer: Producer) -> Result<(), rocketmq_producer::Error> {
+    /// let reminder = Message::new("reminders", "o-17").deliver_after(Duration::from_secs(3600));
+    /// let receipt = producer.send(reminder).await?;
+    /// producer.recall(&receipt).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotRecallable`] for a receipt without a recall handle. [`Error::Client`] with the broker's refusal:
     /// NO_PERMISSION where recall is switched off (`recallMessageEnable`, the default), ILLEGAL_OPERATION where the

@@ -73,6 +73,19 @@ impl Producer {
     /// [`transaction_checker`](crate::ProducerBuilder::transaction_checker) answers. So a producer without a checker is
     /// refused.
     ///
+    /// ```no_run
+    /// use rocketmq_producer::{Message, Producer, TransactionState};
+    ///
+    /// # async fn run() -> Result<(), rocketmq_producer::Error> {
+    /// let builder = Producer::builder("payments").name_servers(["127.0.0.1:9876"]);
+    /// let producer = builder.transaction_checker(|_message| async { TransactionState::Unknown }).start().await?;
+    /// let paid = Message::new("paid", "o-17").key("o-17");
+    /// let done = producer.send_in_transaction(paid, |_message| async { TransactionState::Commit }).await?;
+    /// println!("{} {:?}", done.receipt.message_id, done.state);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoChecker`]; [`Error::DelayedTransaction`] for a message with a delay; else as [`send`](Self::send),
     /// and then the step has not been taken.
