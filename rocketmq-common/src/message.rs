@@ -224,12 +224,6 @@ impl Message {
         self.system(property::INNER_MULTI_DISPATCH, &names.join(","))
     }
 
-    /// Sets the priority, from 0 on, in topics that have priorities, with brokers of 5.4 and later.
-    #[must_use]
-    pub fn priority(self, priority: u32) -> Self {
-        self.system(property::PRIORITY, &priority.to_string())
-    }
-
     /// Sets the unique id, which a producer else makes.
     #[must_use]
     pub fn unique_id(self, id: impl AsRef<str>) -> Self {

@@ -187,7 +187,6 @@ pub(crate) async fn every_property_a_user_may_set_arrives(cluster: &Cluster) -> 
         .wait_store(false)
         .check_immunity(Duration::from_secs(90))
         .light_queues(["%LMQ%one", "%LMQ%other"])
-        .priority(3)
         .unique_id("an-id-of-my-own")
         .property("colour", "blue");
     let receipt = producer.send(message.clone()).await?;
@@ -197,7 +196,6 @@ pub(crate) async fn every_property_a_user_may_set_arrives(cluster: &Cluster) -> 
     let expected = [
         ("CHECK_IMMUNITY_TIME_IN_SECONDS", "90"),
         ("INNER_MULTI_DISPATCH", "%LMQ%one,%LMQ%other"),
-        ("_SYS_MSG_PRIORITY_", "3"),
         ("__SHARDINGKEY", "user-7"),
         ("WAIT", "false"),
         ("KEYS", "k-1 ключ"),

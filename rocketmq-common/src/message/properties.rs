@@ -37,8 +37,6 @@ pub mod property {
     pub const MIN_OFFSET: &str = "MIN_OFFSET";
     /// Largest offset of the queue when the message was pulled.
     pub const MAX_OFFSET: &str = "MAX_OFFSET";
-    /// Priority of a message, in topics that have priorities.
-    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
     /// Of old clients, without meaning today.
     pub const BUYER_ID: &str = "BUYER_ID";
     /// Offset id of the first copy of a message that is consumed again.
