@@ -32,9 +32,9 @@ pub trait SendInterceptor: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Called once for each message that `before_send` has seen, when all its attempts are over and unless the send was
-    /// dropped in between: with the time it took, and with the receipt, which one-way messages have none of, or the
-    /// error.
+    /// Called once for each message that `before_send` has seen, when all its attempts are over: with the time it took, and
+    /// with the receipt, which one-way messages have none of, or the error. Not called where the send was dropped in
+    /// between, or the producer shut down while the message waited for room.
     fn after_send(&self, message: &Message, took: Duration, result: Result<Option<&SendReceipt>, &Error>) {
         let _ = (message, took, result);
     }
