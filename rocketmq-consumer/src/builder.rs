@@ -1,44 +1,27 @@
 use crate::{
-    Error, Filter, IntoOutcome, MessageStream, PushConfig, PushConsumer,
+    Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
     listener::{FilterHook, Listener},
+    member::Manner,
+    wiring::{Wiring, wiring_setters},
 };
-use rocketmq_common::{Client, NameServerSource, StoredMessage, resolver::NameServerResolver};
+use rocketmq_common::StoredMessage;
 use std::{future::Future, sync::Arc};
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until start"]
 pub struct PushConsumerBuilder {
-    pub(crate) group: String,
-    pub(crate) name_servers: NameServerSource,
-    pub(crate) client: Option<Client>,
-    pub(crate) subscriptions: Vec<(String, Filter)>,
-    pub(crate) listener: Option<Listener>,
-    pub(crate) filter: Option<FilterHook>,
-    pub(crate) is_broadcast: bool,
-    pub(crate) config: PushConfig,
+    wiring: Wiring,
+    manner: Manner,
 }
 
 impl PushConsumerBuilder {
-    /// The name servers, of the form `host:port`; one text may hold several, separated by `;`. Where neither they nor a
-    /// resolver are given, the environment variable `NAMESRV_ADDR` holds them.
-    pub fn name_servers(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.name_servers = addrs.into();
-        self
+    pub(crate) fn new(group: String) -> Self {
+        let manner = Manner { listener: None, filter: None, is_broadcast: false, config: PushConfig::default() };
+        Self { wiring: Wiring::new(group), manner }
     }
 
-    /// Who finds the name servers, now and later: one of [`resolver`](crate::resolver), or your own. It takes the place
-    /// of a list.
-    pub fn name_server_resolver(mut self, resolver: impl NameServerResolver + 'static) -> Self {
-        self.name_servers = NameServerSource::resolver(resolver);
-        self
-    }
-
-    /// Adds a topic. All members of a group must subscribe to the same topics with the same filters.
-    pub fn subscribe(mut self, topic: impl Into<String>, filter: Filter) -> Self {
-        self.subscriptions.push((topic.into(), filter));
-        self
-    }
+    wiring_setters!();
 
     /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later; an
     /// [`Outcome`](crate::Outcome) can say more. Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no
@@ -48,7 +31,7 @@ impl PushConsumerBuilder {
         F: Fn(StoredMessage) -> C + Send + Sync + 'static,
         C: Future<Output: IntoOutcome> + Send + 'static,
     {
-        self.listener = Some(Listener::one(false, listener));
+        self.manner.listener = Some(Listener::one(false, listener));
         self
     }
 
@@ -59,7 +42,7 @@ impl PushConsumerBuilder {
         F: Fn(Vec<StoredMessage>) -> C + Send + Sync + 'static,
         C: Future<Output: IntoOutcome> + Send + 'static,
     {
-        self.listener = Some(Listener::many(false, listener));
+        self.manner.listener = Some(Listener::many(false, listener));
         self
     }
 
@@ -89,7 +72,7 @@ impl PushConsumerBuilder {
         F: Fn(StoredMessage) -> C + Send + Sync + 'static,
         C: Future<Output: IntoOutcome> + Send + 'static,
     {
-        self.listener = Some(Listener::one(true, listener));
+        self.manner.listener = Some(Listener::one(true, listener));
         self
     }
 
@@ -100,7 +83,7 @@ impl PushConsumerBuilder {
         F: Fn(Vec<StoredMessage>) -> C + Send + Sync + 'static,
         C: Future<Output: IntoOutcome> + Send + 'static,
     {
-        self.listener = Some(Listener::many(true, listener));
+        self.manner.listener = Some(Listener::many(true, listener));
         self
     }
 
@@ -126,7 +109,7 @@ impl PushConsumerBuilder {
     /// # Protocol
     /// Java: `MessageModel.BROADCASTING`, with the file and its place as there, so that one can take over from the other.
     pub fn broadcast(mut self) -> Self {
-        self.is_broadcast = true;
+        self.manner.is_broadcast = true;
         self
     }
 
@@ -136,20 +119,13 @@ impl PushConsumerBuilder {
     /// # Protocol
     /// Java: `FilterMessageHook`.
     pub fn filter(mut self, filter: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static) -> Self {
-        self.filter = Some(FilterHook(Arc::new(filter)));
+        self.manner.filter = Some(FilterHook(Arc::new(filter)));
         self
     }
 
     /// How to consume. Default: [`PushConfig::default`].
     pub fn config(mut self, config: PushConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Shares the connections of a client that is there already, which its owner shuts down; name servers and
-    /// [`PushConfig::client`] then do not count.
-    pub fn client(mut self, client: Client) -> Self {
-        self.client = Some(client);
+        self.manner.config = config;
         self
     }
 
@@ -163,10 +139,10 @@ impl PushConsumerBuilder {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn start(self) -> Result<PushConsumer, Error> {
-        if self.listener.is_none() {
+        if self.manner.listener.is_none() {
             return Err(Error::NoListener);
         }
-        PushConsumer::start(self).await
+        PushConsumer::start(self.wiring, self.manner).await
     }
 
     /// Starts to consume, message by message, without a listener.
@@ -192,10 +168,10 @@ impl PushConsumerBuilder {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn stream(self) -> Result<MessageStream, Error> {
-        if self.listener.is_some() {
+        if self.manner.listener.is_some() {
             let message = "is set, and a stream calls none";
             return Err(rocketmq_common::Error::Config { option: "listener", message }.into());
         }
-        PushConsumer::start(self).await.map(MessageStream::new)
+        PushConsumer::start(self.wiring, self.manner).await.map(MessageStream::new)
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Outcome, assigned::AssignedQueue, outcome::Failed, push::Shared};
+use crate::{Outcome, assigned::AssignedQueue, member::Member, outcome::Failed};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::VecDeque,
@@ -131,7 +131,7 @@ impl Workers {
     }
 }
 
-impl Shared {
+impl Member {
     /// Has so many workers run the listener. Those that are too many end after the call they are at.
     pub(crate) fn want_workers(self: &Arc<Self>, wanted: usize) {
         let workers = &self.workers;
@@ -149,34 +149,34 @@ impl Shared {
 
 /// Runs the listener, one message after the other, until the consumer stops; what is in hand then is finished, unless
 /// the consumer gives it up.
-async fn work_one(shared: Arc<Shared>) {
+async fn work_one(member: Arc<Member>) {
     loop {
-        let Some(task) = next_task(&shared, shared.dispatcher.next()).await else { return };
+        let Some(task) = next_task(&member, member.dispatcher.next()).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand() else { continue };
         tokio::select! {
-            () = run_one(&shared, task) => {}
-            () = shared.given_up.cancelled() => return,
+            () = run_one(&member, task) => {}
+            () = member.given_up.cancelled() => return,
         }
     }
 }
 
 /// As [`work_one`], several messages a call.
-async fn work_many(shared: Arc<Shared>) {
+async fn work_many(member: Arc<Member>) {
     loop {
-        let next = shared.dispatcher.next_many(shared.config.consume_batch);
-        let Some(task) = next_task(&shared, next).await else { return };
+        let next = member.dispatcher.next_many(member.config.consume_batch);
+        let Some(task) = next_task(&member, next).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand() else { continue };
         tokio::select! {
-            () = run_many(&shared, task) => {}
-            () = shared.given_up.cancelled() => return,
+            () = run_many(&member, task) => {}
+            () = member.given_up.cancelled() => return,
         }
     }
 }
 
 /// What to do next; `None` where this worker is to end.
-async fn next_task<T>(shared: &Shared, next: impl Future<Output = T>) -> Option<T> {
-    let fewer_wanted = shared.workers.fewer_wanted.notified();
-    if shared.workers.retires() {
+async fn next_task<T>(member: &Member, next: impl Future<Output = T>) -> Option<T> {
+    let fewer_wanted = member.workers.fewer_wanted.notified();
+    if member.workers.retires() {
         return None;
     }
     let mut next = pin!(next);
@@ -184,19 +184,19 @@ async fn next_task<T>(shared: &Shared, next: impl Future<Output = T>) -> Option<
     loop {
         tokio::select! {
             biased;
-            () = shared.stopped.cancelled() => return None,
+            () = member.stopped.cancelled() => return None,
             task = next.as_mut() => {
-                if shared.is_suspended() {
+                if member.is_suspended() {
                     tokio::select! {
-                        () = shared.stopped.cancelled() => return None,
-                        () = shared.resumed() => {}
+                        () = member.stopped.cancelled() => return None,
+                        () = member.resumed() => {}
                     }
                 }
                 return Some(task);
             }
             () = fewer_wanted.as_mut() => {
-                fewer_wanted.set(shared.workers.fewer_wanted.notified());
-                if shared.workers.retires() {
+                fewer_wanted.set(member.workers.fewer_wanted.notified());
+                if member.workers.retires() {
                     return None;
                 }
             }
@@ -204,13 +204,13 @@ async fn next_task<T>(shared: &Shared, next: impl Future<Output = T>) -> Option<
     }
 }
 
-async fn run_one(shared: &Arc<Shared>, task: Task<StoredMessage>) {
-    let Some(listener) = &shared.listener else { return };
-    let mut consuming = pin!(listener.consume_one(shared.as_the_user_sees_it(&task.messages)));
-    let (outcome, given_back) = match within(shared.config.consume_timeout, consuming.as_mut()).await {
+async fn run_one(member: &Arc<Member>, task: Task<StoredMessage>) {
+    let Some(listener) = &member.listener else { return };
+    let mut consuming = pin!(listener.consume_one(member.as_the_user_sees_it(&task.messages)));
+    let (outcome, given_back) = match within(member.config.consume_timeout, consuming.as_mut()).await {
         Some(outcome) => (outcome, false),
         None => {
-            let given_back = time_out(shared, &task.queue, task.epoch, [&task.messages]).await;
+            let given_back = time_out(member, &task.queue, task.epoch, [&task.messages]).await;
             (consuming.await, given_back)
         }
     };
@@ -218,19 +218,19 @@ async fn run_one(shared: &Arc<Shared>, task: Task<StoredMessage>) {
         _ if given_back => {}
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
         None => task.queue.finish(task.epoch, task.messages.queue_offset()),
-        Some(failed) => give_back(shared, &task.queue, task.epoch, vec![task.messages], &failed).await,
+        Some(failed) => give_back(member, &task.queue, task.epoch, vec![task.messages], &failed).await,
     }
 }
 
-async fn run_many(shared: &Arc<Shared>, task: Task<Vec<StoredMessage>>) {
-    let Some(listener) = &shared.listener else { return };
+async fn run_many(member: &Arc<Member>, task: Task<Vec<StoredMessage>>) {
+    let Some(listener) = &member.listener else { return };
     let Task { queue, epoch, messages } = task;
-    let seen = messages.iter().map(|message| shared.as_the_user_sees_it(message)).collect();
+    let seen = messages.iter().map(|message| member.as_the_user_sees_it(message)).collect();
     let mut consuming = pin!(listener.consume(seen));
-    let (outcome, given_back): (Outcome, _) = match within(shared.config.consume_timeout, consuming.as_mut()).await {
+    let (outcome, given_back): (Outcome, _) = match within(member.config.consume_timeout, consuming.as_mut()).await {
         Some(outcome) => (outcome, false),
         None => {
-            let given_back = time_out(shared, &queue, epoch, &messages).await;
+            let given_back = time_out(member, &queue, epoch, &messages).await;
             (consuming.await, given_back)
         }
     };
@@ -248,7 +248,7 @@ async fn run_many(shared: &Arc<Shared>, task: Task<Vec<StoredMessage>>) {
         }
     }
     queue.finish_all(epoch, done);
-    give_back(shared, &queue, epoch, again, &failed).await;
+    give_back(member, &queue, epoch, again, &failed).await;
 }
 
 /// Waits for a listener call up to a limit. One that is done at once costs no timer.
@@ -262,15 +262,15 @@ async fn within<F: Future>(limit: Duration, mut call: Pin<&mut F>) -> Option<F::
 /// A call takes too long: its messages come again, perhaps at another member, and no longer hold the queue up. The call
 /// itself goes on. Answers whether the broker has taken all of them.
 async fn time_out<'a>(
-    shared: &Shared,
+    member: &Member,
     queue: &AssignedQueue,
     epoch: u32,
     messages: impl IntoIterator<Item = &'a StoredMessage>,
 ) -> bool {
     let mut all = true;
     for message in messages {
-        shared.tell_failed(message, "the listener takes longer than consume_timeout");
-        match shared.is_broadcast || shared.give_back(message, TIMED_OUT_LEVEL).await.is_ok() {
+        member.tell_failed(message, "the listener takes longer than consume_timeout");
+        match member.is_broadcast || member.give_back(message, TIMED_OUT_LEVEL).await.is_ok() {
             true => queue.finish(epoch, message.queue_offset()),
             false => all = false,
         }
@@ -280,34 +280,34 @@ async fn time_out<'a>(
 
 /// Has failed messages come again later: from the broker, or, where that does not take them back, from here.
 async fn give_back(
-    shared: &Arc<Shared>,
+    member: &Arc<Member>,
     queue: &Arc<AssignedQueue>,
     epoch: u32,
     messages: Vec<StoredMessage>,
     failed: &Failed,
 ) {
     for message in messages {
-        shared.tell_failed(&message, &failed.reason);
-        if shared.is_broadcast {
+        member.tell_failed(&message, &failed.reason);
+        if member.is_broadcast {
             // Every member has its own go at a message, and just the one.
             queue.finish(epoch, message.queue_offset());
         } else if queue.is_revoked() {
             // The next owner of the queue gets the message again: nothing was recorded for it.
-        } else if shared.give_back(&message, failed.delay_level).await.is_ok() {
+        } else if member.give_back(&message, failed.delay_level).await.is_ok() {
             queue.finish(epoch, message.queue_offset());
         } else {
             // The message stays unfinished, so the recorded offset does not pass it whatever happens.
-            retry_here(shared, queue, epoch, message);
+            retry_here(member, queue, epoch, message);
         }
     }
 }
 
-pub(crate) fn retry_here(shared: &Arc<Shared>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
-    let (queue, shared_again) = (queue.clone(), shared.clone());
-    shared.tasks.spawn(async move {
+pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
+    let (queue, member_again) = (queue.clone(), member.clone());
+    member.tasks.spawn(async move {
         tokio::select! {
-            () = shared_again.stopped.cancelled() => {}
-            () = sleep(RETRY_HERE_AFTER) => shared_again.dispatcher.push(queue, epoch, vec![message]),
+            () = member_again.stopped.cancelled() => {}
+            () = sleep(RETRY_HERE_AFTER) => member_again.dispatcher.push(queue, epoch, vec![message]),
         }
     });
 }

@@ -1,4 +1,4 @@
-use crate::{StartAt, assigned::AssignedQueue, push::Shared, subscription::wants};
+use crate::{StartAt, assigned::AssignedQueue, member::Member, subscription::wants};
 use rocketmq_common::{
     Backoff, Error, MessageQueue,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
@@ -10,46 +10,46 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 /// Fetches the messages of one queue until it is revoked.
-pub(crate) async fn fetch(shared: Arc<Shared>, assigned: Arc<AssignedQueue>, settle: Duration) {
+pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, settle: Duration) {
     tokio::select! {
         () = assigned.ended() => {}
-        () = fetch_on(&shared, &assigned, settle) => {}
+        () = fetch_on(&member, &assigned, settle) => {}
     }
 }
 
-async fn fetch_on(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, settle: Duration) {
+async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
     // The member that had the queue until now may still be recording its last offset.
     sleep(settle).await;
-    let mut next = begin(shared, assigned, None).await;
+    let mut next = begin(member, assigned, None).await;
     let mut broker_id = MASTER_ID;
     let mut failures = 0;
     loop {
         tokio::select! {
             biased;
             () = assigned.lock_moved() => {
-                next = begin(shared, assigned, Some(next)).await;
+                next = begin(member, assigned, Some(next)).await;
                 continue;
             }
-            () = ready(shared, assigned) => {}
+            () = ready(member, assigned) => {}
         }
         let answer = tokio::select! {
             biased;
-            answer = pull(shared, assigned, next, broker_id) => answer,
+            answer = pull(member, assigned, next, broker_id) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
-            () = shared.suspended() => continue,
+            () = member.suspended() => continue,
         };
         match answer {
             Ok(answer) => {
                 failures = 0;
                 broker_id = answer.header.suggested_broker_id;
-                next = take(shared, assigned, next, answer).await;
+                next = take(member, assigned, next, answer).await;
             }
             Err(error) => {
                 broker_id = MASTER_ID;
-                shared.doubt_lock(assigned);
+                member.doubt_lock(assigned);
                 if error.response_code().is_some_and(wants_heartbeat) {
-                    shared.client.heartbeat_soon();
+                    member.client.heartbeat_soon();
                 }
                 pause(assigned, &error, &mut failures).await;
             }
@@ -58,11 +58,11 @@ async fn fetch_on(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, settle: D
 }
 
 /// Until there is room for what a pull may bring.
-async fn ready(shared: &Shared, assigned: &AssignedQueue) {
+async fn ready(member: &Member, assigned: &AssignedQueue) {
     loop {
-        shared.resumed().await;
+        member.resumed().await;
         assigned.wait_for_room().await;
-        if !shared.is_suspended() {
+        if !member.is_suspended() {
             return;
         }
     }
@@ -70,13 +70,13 @@ async fn ready(shared: &Shared, assigned: &AssignedQueue) {
 
 /// Finds out where the group is in a queue that is ours from now on, or again; answers where to fetch on. What was
 /// fetched before still counts, unless another member has been further meanwhile.
-async fn begin(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, next: Option<i64>) -> i64 {
+async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option<i64>) -> i64 {
     let mut failures = 0;
     loop {
         let tenure = assigned.wait_locked().await;
         let recorded = match next {
-            None => start_offset(shared, &assigned.queue).await.map(Some),
-            Some(_) => shared.recorded_offset(&assigned.queue).await,
+            None => start_offset(member, &assigned.queue).await.map(Some),
+            Some(_) => member.recorded_offset(&assigned.queue).await,
         };
         let recorded = match recorded {
             Ok(recorded) => recorded,
@@ -103,7 +103,7 @@ async fn begin(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, next: Option
             }
             order.change(|hold| hold.check(tenure));
         }
-        tracing::debug!(group = %shared.group, queue = %assigned.queue, offset = from, "queue begun");
+        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = from, "queue begun");
         return from;
     }
 }
@@ -130,22 +130,22 @@ async fn pause(assigned: &AssignedQueue, error: &Error, failures: &mut u32) {
 }
 
 async fn pull(
-    shared: &Shared,
+    member: &Member,
     assigned: &AssignedQueue,
     offset: i64,
     broker_id: i64,
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
-    let long_poll = shared.config.long_poll;
+    let long_poll = member.config.long_poll;
     let not_found = || Error::BrokerNotFound { broker_name: queue.broker_name.clone() };
-    let route = shared.client.known_route(&queue.topic).ok_or_else(not_found)?;
+    let route = member.client.known_route(&queue.topic).ok_or_else(not_found)?;
     let broker_name = route.broker_of(queue);
     let request = PullMessage {
-        consumer_group: shared.group.clone(),
+        consumer_group: member.group.clone(),
         topic: queue.topic.clone(),
         queue_id: queue.queue_id,
         queue_offset: offset,
-        max_messages: shared.config.pull_batch,
+        max_messages: member.config.pull_batch,
         // The group's offset does not go along with a pull: brokers serve pulls and offset updates on different
         // threads, so it could overtake, and undo, the last one that is recorded at a shutdown.
         sys_flag: PullSysFlag::SUSPEND,
@@ -160,30 +160,30 @@ async fn pull(
     let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
     let addr = addrs.get(&broker_id).or_else(|| addrs.values().next()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
-    let result = shared.client.pull_message(addr, &request, deadline).await;
+    let result = member.client.pull_message(addr, &request, deadline).await;
     // A queue of a static topic may be on another broker by now.
     let elsewhere = |code: Option<ResponseCode>| code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) || code.is_none();
     if result.as_ref().is_err_and(|error| elsewhere(error.response_code())) {
-        shared.client.note_stale(&route);
+        member.client.note_stale(&route);
     }
     result
 }
 
 /// Takes in what a pull brought; answers where to pull on.
-async fn take(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, asked: i64, answer: Answer<PullResult>) -> i64 {
+async fn take(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, asked: i64, answer: Answer<PullResult>) -> i64 {
     let next = answer.header.next_begin_offset;
     match answer.code {
-        ResponseCode::SUCCESS => deliver(shared, assigned, answer),
+        ResponseCode::SUCCESS => deliver(member, assigned, answer),
         ResponseCode::PULL_OFFSET_MOVED => {
             tracing::warn!(
-                group = %shared.group, queue = %assigned.queue, asked, corrected = next, "offset is outside the queue"
+                group = %member.group, queue = %assigned.queue, asked, corrected = next, "offset is outside the queue"
             );
             // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
             assigned.window().start_at(next);
             if let Some(order) = &assigned.order {
                 order.clear();
             }
-            if let Err(error) = shared.record(assigned).await {
+            if let Err(error) = member.record(assigned).await {
                 tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
             }
         }
@@ -193,10 +193,10 @@ async fn take(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, asked: i64, a
     next
 }
 
-fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<PullResult>) {
+fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, answer: Answer<PullResult>) {
     let queue = &assigned.queue;
     let Answer { header, body, .. } = answer;
-    let mut messages = Vec::with_capacity(usize::try_from(shared.config.pull_batch).unwrap_or_default().min(64));
+    let mut messages = Vec::with_capacity(usize::try_from(member.config.pull_batch).unwrap_or_default().min(64));
     for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
         match record {
             Ok(mut message) => {
@@ -204,12 +204,12 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
                     message.add_offset(delta);
                 }
                 message.set_queue_id(queue.queue_id);
-                if wants(&assigned.subscription, &message) && shared.passes_filter(&message) {
+                if wants(&assigned.subscription, &message) && member.passes_filter(&message) {
                     messages.push(message);
                 }
             }
             Err(corrupt) => tracing::error!(
-                group = %shared.group, %queue, error = &corrupt as &dyn std::error::Error,
+                group = %member.group, %queue, error = &corrupt as &dyn std::error::Error,
                 "a message is corrupt and is passed over"
             ),
         }
@@ -221,7 +221,7 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
     drop(window);
     match &assigned.order {
         Some(order) => order.push(epoch, messages),
-        None => shared.dispatcher.push(assigned.clone(), epoch, messages),
+        None => member.dispatcher.push(assigned.clone(), epoch, messages),
     }
 }
 
@@ -229,12 +229,12 @@ fn deliver(shared: &Arc<Shared>, assigned: &Arc<AssignedQueue>, answer: Answer<P
 ///
 /// # Protocol
 /// Java: `RebalancePushImpl.computePullFromWhereWithException`.
-async fn start_offset(shared: &Shared, queue: &MessageQueue) -> Result<i64, Error> {
-    let client = &shared.client;
-    if let Some(recorded) = shared.recorded_offset(queue).await? {
+async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, Error> {
+    let client = &member.client;
+    if let Some(recorded) = member.recorded_offset(queue).await? {
         return Ok(recorded);
     }
-    match shared.config.start_at {
+    match member.config.start_at {
         StartAt::Last if is_retry_topic(&queue.topic) => Ok(0),
         StartAt::Last => client.max_offset(queue).await,
         StartAt::First => client.min_offset(queue).await.map(|offset| offset.max(0)),

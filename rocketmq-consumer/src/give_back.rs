@@ -1,4 +1,4 @@
-use crate::push::Shared;
+use crate::member::Member;
 use rocketmq_common::{
     Error, StoredMessage,
     message::{names::is_retry_topic, property},
@@ -7,7 +7,7 @@ use rocketmq_common::{
 };
 use std::time::Duration;
 
-impl Shared {
+impl Member {
     /// Gives a message back to its broker: to come again later, or to be a dead letter.
     ///
     /// # Protocol

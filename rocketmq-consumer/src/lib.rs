@@ -31,6 +31,7 @@ mod hold;
 mod limit;
 mod listener;
 mod locks;
+mod member;
 mod offset;
 mod offset_file;
 mod ordered;
@@ -40,7 +41,9 @@ mod push;
 mod rebalance;
 mod stream;
 mod subscription;
+mod subscriptions;
 mod suspension;
+mod wiring;
 
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};

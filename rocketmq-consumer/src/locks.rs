@@ -3,7 +3,7 @@
 use crate::{
     assigned::{AssignedQueue, Order},
     hold::Hold,
-    push::Shared,
+    member::Member,
 };
 use rocketmq_common::MessageQueue;
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-impl Shared {
+impl Member {
     /// Renews the locks of the queues that are ours, and asks again for those that were lost.
     ///
     /// # Protocol
@@ -123,7 +123,7 @@ impl AssignedQueue {
     }
 }
 
-impl Shared {
+impl Member {
     fn by_broker(&self, queues: impl IntoIterator<Item = MessageQueue>) -> BTreeMap<Arc<str>, Vec<MessageQueue>> {
         let mut sorted: BTreeMap<Arc<str>, Vec<MessageQueue>> = BTreeMap::new();
         for queue in queues {

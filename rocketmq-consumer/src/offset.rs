@@ -1,4 +1,4 @@
-use crate::{assigned::AssignedQueue, push::Shared};
+use crate::{assigned::AssignedQueue, member::Member};
 use rocketmq_common::{Error, MessageQueue};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
@@ -6,7 +6,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-impl Shared {
+impl Member {
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
     pub(crate) async fn recorded_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
         if let Some(file) = &self.offset_file {
@@ -77,12 +77,12 @@ impl Shared {
     async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
         let mut recording = JoinSet::new();
         for assigned in queues {
-            let shared = self.clone();
+            let member = self.clone();
             recording.spawn(async move {
-                let result = shared.record(&assigned).await;
+                let result = member.record(&assigned).await;
                 if let Err(error) = &result {
                     tracing::warn!(
-                        group = %shared.group, queue = %assigned.queue, error = error as &dyn std::error::Error,
+                        group = %member.group, queue = %assigned.queue, error = error as &dyn std::error::Error,
                         "offset not recorded"
                     );
                 }
@@ -102,32 +102,32 @@ fn recorded(assigned: &AssignedQueue) -> std::sync::MutexGuard<'_, Option<i64>> 
 }
 
 /// Records offsets now and then.
-pub(crate) async fn commit(shared: Arc<Shared>) {
-    let mut ticks = interval(shared.config.commit_interval);
+pub(crate) async fn commit(member: Arc<Member>) {
+    let mut ticks = interval(member.config.commit_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut anew_at = Instant::now() + ANEW;
     loop {
         tokio::select! {
-            () = shared.stopped.cancelled() => return,
+            () = member.stopped.cancelled() => return,
             _ = ticks.tick() => {}
         }
         let record = async {
             if Instant::now() < anew_at {
-                return shared.record_all(shared.changed_queues()).await;
+                return member.record_all(member.changed_queues()).await;
             }
             anew_at = Instant::now() + ANEW;
-            let queues = shared.queues().values().cloned().collect();
-            shared.record_all_anew(queues).await
+            let queues = member.queues().values().cloned().collect();
+            member.record_all_anew(queues).await
         };
         // A shutdown does not break this off: what a broker still has to handle could undo the last offset.
         tokio::select! {
-            () = shared.given_up.cancelled() => return,
+            () = member.given_up.cancelled() => return,
             _ = record => {}
         }
     }
 }
 
-impl Shared {
+impl Member {
     /// The queues whose offset has moved since it was last recorded.
     fn changed_queues(&self) -> Vec<Arc<AssignedQueue>> {
         let changed = |assigned: &Arc<AssignedQueue>| {

@@ -2,26 +2,26 @@
 
 use crate::{
     assigned::{AssignedQueue, Order},
+    member::Member,
     outcome::{DEAD, Failed},
-    push::Shared,
 };
 use rocketmq_common::StoredMessage;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Runs the listener on the messages of one queue, one call after the other, until the queue is given up.
-pub(crate) async fn consume_in_order(shared: Arc<Shared>, assigned: Arc<AssignedQueue>) {
+pub(crate) async fn consume_in_order(member: Arc<Member>, assigned: Arc<AssignedQueue>) {
     let Some(order) = &assigned.order else { return };
     loop {
         let next = tokio::select! {
             biased;
             () = assigned.ended() => return,
-            next = next(&shared, &assigned, order) => next,
+            next = next(&member, &assigned, order) => next,
         };
         let Some(_in_hand) = assigned.take_in_hand() else { return };
         let pause = tokio::select! {
-            pause = run(&shared, &assigned, order, next) => pause,
-            () = shared.given_up.cancelled() => return,
+            pause = run(&member, &assigned, order, next) => pause,
+            () = member.given_up.cancelled() => return,
         };
         // Nobody is to wait for what only waits itself.
         drop(_in_hand);
@@ -41,20 +41,20 @@ struct Next<'a> {
     _entered: crate::limit::Entered<'a>,
 }
 
-async fn next<'a>(shared: &'a Shared, assigned: &AssignedQueue, order: &Order) -> Next<'a> {
+async fn next<'a>(member: &'a Member, assigned: &AssignedQueue, order: &Order) -> Next<'a> {
     loop {
         order.wait_filled().await;
-        shared.resumed().await;
-        let entered = shared.ordered_calls.enter().await;
-        shared.doubt_lock(assigned);
+        member.resumed().await;
+        let entered = member.ordered_calls.enter().await;
+        member.doubt_lock(assigned);
         if !order.hold().may_consume(Instant::now()) {
             drop(entered);
             order.wait_hold(|hold| hold.may_consume(Instant::now())).await;
             continue;
         }
         let epoch = assigned.window().epoch();
-        let messages = order.take(epoch, shared.calls_worth());
-        if !messages.is_empty() && !shared.is_suspended() {
+        let messages = order.take(epoch, member.calls_worth());
+        if !messages.is_empty() && !member.is_suspended() {
             return Next { epoch, messages, _entered: entered };
         }
         order.put_back(epoch, messages);
@@ -62,17 +62,17 @@ async fn next<'a>(shared: &'a Shared, assigned: &AssignedQueue, order: &Order) -
 }
 
 /// Makes one call and sees to what comes of it. Answers how long the queue is to wait then.
-async fn run(shared: &Shared, assigned: &AssignedQueue, order: &Order, next: Next<'_>) -> Option<Duration> {
+async fn run(member: &Member, assigned: &AssignedQueue, order: &Order, next: Next<'_>) -> Option<Duration> {
     let Next { epoch, messages, _entered } = next;
-    let listener = shared.listener.as_ref()?;
-    let seen = messages.iter().map(|message| shared.as_the_user_sees_it(message)).collect();
+    let listener = member.listener.as_ref()?;
+    let seen = messages.iter().map(|message| member.as_the_user_sees_it(message)).collect();
     let Some(failed) = listener.consume(seen).await.into_failed() else {
         assigned.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
         return None;
     };
     let mut again = Vec::new();
     for (index, message) in messages.into_iter().enumerate() {
-        if !failed.is_failed(index) || is_done_with(shared, &message, &failed).await {
+        if !failed.is_failed(index) || is_done_with(member, &message, &failed).await {
             assigned.finish(epoch, message.queue_offset());
         } else {
             again.push(message.consumed_in_vain());
@@ -82,18 +82,18 @@ async fn run(shared: &Shared, assigned: &AssignedQueue, order: &Order, next: Nex
         return None;
     }
     order.put_back(epoch, again);
-    let pause = failed.suspend.unwrap_or(shared.config.suspend_time);
+    let pause = failed.suspend.unwrap_or(member.config.suspend_time);
     Some(pause.clamp(SHORTEST_SUSPENSION, LONGEST_SUSPENSION))
 }
 
 /// Whether a failed message does not come again: because it need not, or because it is a dead letter now.
-async fn is_done_with(shared: &Shared, message: &StoredMessage, failed: &Failed) -> bool {
-    shared.tell_failed(message, &failed.reason);
-    if shared.is_broadcast {
+async fn is_done_with(member: &Member, message: &StoredMessage, failed: &Failed) -> bool {
+    member.tell_failed(message, &failed.reason);
+    if member.is_broadcast {
         return true;
     }
-    let is_over = failed.is_dead() || message.reconsume_times() >= shared.max_reconsume_times();
-    is_over && shared.give_back(message, DEAD).await.is_ok()
+    let is_over = failed.is_dead() || message.reconsume_times() >= member.max_reconsume_times();
+    is_over && member.give_back(message, DEAD).await.is_ok()
 }
 
 /// Java: the limits of `ConsumeMessageOrderlyService.submitConsumeRequestLater`.

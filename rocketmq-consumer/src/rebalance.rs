@@ -3,9 +3,9 @@ use crate::{
     assigned::{AssignedQueue, Order},
     fetch::fetch,
     hold::Hold,
+    member::Member,
     ordered::consume_in_order,
     process_queue::{Limits, ProcessQueue},
-    push::Shared,
 };
 use rocketmq_common::{Error, MessageQueue, message::names::is_retry_topic, protocol::SubscriptionData};
 use std::{
@@ -19,11 +19,11 @@ use tokio::{
 };
 
 /// Shares the queues out whenever the members may have changed, and now and then.
-pub(crate) async fn rebalance(shared: Arc<Shared>) {
+pub(crate) async fn rebalance(member: Arc<Member>) {
     loop {
-        let balance = shared.rebalance_once().await;
+        let balance = member.rebalance_once().await;
         let pause = match balance {
-            Balance::Done => shared.config.rebalance_interval,
+            Balance::Done => member.config.rebalance_interval,
             Balance::AwaitsLock => LOCK_PAUSE,
             Balance::Failed => RETRY_PAUSE,
         };
@@ -31,12 +31,12 @@ pub(crate) async fn rebalance(shared: Arc<Shared>) {
             // Notices come in bursts, one from each broker.
             sleep(SHORTEST_PAUSE).await;
             tokio::select! {
-                () = shared.members_changed.notified() => {}
+                () = member.members_changed.notified() => {}
                 () = sleep(pause) => {}
             }
         };
         tokio::select! {
-            () = shared.stopped.cancelled() => return,
+            () = member.stopped.cancelled() => return,
             () = wait => {}
         }
     }
@@ -51,7 +51,7 @@ enum Balance {
     Failed,
 }
 
-impl Shared {
+impl Member {
     /// One round over all topics.
     async fn rebalance_once(self: &Arc<Self>) -> Balance {
         let mut balance = Balance::Done;
@@ -194,20 +194,20 @@ impl Shared {
                 continue;
             }
             assigned.revoke();
-            let shared = self.clone();
+            let member = self.clone();
             if assigned.is_locked_queue() {
                 later.push(self.tasks.spawn(async move {
                     tokio::select! {
-                        () = shared.given_up.cancelled() => {}
-                        () = shared.give_up_locked(&assigned) => {}
+                        () = member.given_up.cancelled() => {}
+                        () = member.give_up_locked(&assigned) => {}
                     }
                 }));
                 continue;
             }
             revoking.spawn(async move {
-                let in_hand = timeout(shared.config.revoke_timeout, assigned.wait_none_in_hand()).await;
+                let in_hand = timeout(member.config.revoke_timeout, assigned.wait_none_in_hand()).await;
                 tracing::info!(
-                    group = %shared.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up"
+                    group = %member.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up"
                 );
                 assigned
             });

@@ -1,8 +1,8 @@
 use crate::{
     PushConsumer,
     assigned::{AssignedQueue, InHand},
+    member::Member,
     outcome::DEAD,
-    push::Shared,
 };
 use futures_util::Stream;
 use rocketmq_common::StoredMessage;
@@ -54,20 +54,20 @@ impl Stream for MessageStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
         loop {
-            let shared = self.consumer.shared().clone();
-            if shared.stopped.is_cancelled() {
+            let member = self.consumer.member().clone();
+            if member.stopped.is_cancelled() {
                 return Poll::Ready(None);
             }
             if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.as_mut().poll(context));
                 self.waiting = None;
             }
-            if !shared.is_suspended() {
-                if let Some(task) = shared.dispatcher.take() {
+            if !member.is_suspended() {
+                if let Some(task) = member.dispatcher.take() {
                     let Some(in_hand) = task.queue.take_in_hand() else { continue };
-                    let message = shared.as_the_user_sees_it(&task.messages);
+                    let message = member.as_the_user_sees_it(&task.messages);
                     let settling = Settling {
-                        shared,
+                        member,
                         runtime: self.runtime.clone(),
                         queue: task.queue,
                         epoch: task.epoch,
@@ -79,11 +79,11 @@ impl Stream for MessageStream {
             }
             self.waiting = Some(Box::pin(async move {
                 let filled = async {
-                    shared.resumed().await;
-                    shared.dispatcher.filled().await;
+                    member.resumed().await;
+                    member.dispatcher.filled().await;
                 };
                 tokio::select! {
-                    () = shared.stopped.cancelled() => {}
+                    () = member.stopped.cancelled() => {}
                     () = filled => {}
                 }
             }));
@@ -108,7 +108,7 @@ pub struct Delivery {
 
 /// What it takes to settle a message.
 struct Settling {
-    shared: Arc<Shared>,
+    member: Arc<Member>,
     runtime: Handle,
     queue: Arc<AssignedQueue>,
     epoch: u32,
@@ -169,8 +169,8 @@ impl Drop for Delivery {
 impl Settling {
     /// Gives the message back in the background: until that is done it stays in hand.
     fn give_back(self: Box<Self>, delay_level: i32) {
-        let shared = self.shared.clone();
-        if shared.given_up.is_cancelled() {
+        let member = self.member.clone();
+        if member.given_up.is_cancelled() {
             // Nothing was recorded for it, so it comes again anyway.
             return;
         }
@@ -178,18 +178,18 @@ impl Settling {
         let runtime = self.runtime.clone();
         let giving_back = async move {
             tokio::select! {
-                () = self.shared.given_up.cancelled() => {}
+                () = self.member.given_up.cancelled() => {}
                 () = self.give_back_until_taken(delay_level) => {}
             }
         };
-        shared.tasks.spawn_on(giving_back, &runtime);
+        member.tasks.spawn_on(giving_back, &runtime);
     }
 
     async fn give_back_until_taken(&self, delay_level: i32) {
-        let Self { shared, queue, epoch, stored, .. } = self;
+        let Self { member, queue, epoch, stored, .. } = self;
         // The next owner of a queue gets what is not done in it.
-        while !shared.is_broadcast && shared.give_back(stored, delay_level).await.is_err() {
-            if queue.is_revoked() || shared.stopped.is_cancelled() {
+        while !member.is_broadcast && member.give_back(stored, delay_level).await.is_err() {
+            if queue.is_revoked() || member.stopped.is_cancelled() {
                 return;
             }
             tokio::select! {

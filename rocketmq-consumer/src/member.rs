@@ -1,0 +1,383 @@
+use crate::{
+    Error, Filter, PushConfig,
+    assigned::AssignedQueue,
+    dispatch::{Dispatcher, Workers},
+    limit::Limit,
+    listener::{FilterHook, Listener},
+    offset::commit,
+    offset_file::OffsetFile,
+    rebalance::rebalance,
+    subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
+    suspension::Suspension,
+    wiring::{Wired, Wiring},
+};
+use rocketmq_common::{
+    Client, MessageQueue, StoredMessage,
+    message::names::is_retry_topic,
+    protocol::{ConsumeType, ConsumerData, MessageModel},
+    remote::Deadline,
+};
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the last handle of a consumer has: dropping it stops everything.
+#[derive(Debug)]
+pub(crate) struct Handle(Arc<Member>);
+
+impl Deref for Handle {
+    type Target = Arc<Member>;
+
+    fn deref(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stopped.cancel();
+        self.given_up.cancel();
+    }
+}
+
+/// How a member of a group consumes.
+#[derive(Debug)]
+pub(crate) struct Manner {
+    pub(crate) listener: Option<Listener>,
+    pub(crate) filter: Option<FilterHook>,
+    pub(crate) is_broadcast: bool,
+    pub(crate) config: PushConfig,
+}
+
+/// One member of a group: takes its queues, fetches from them, and records how far the group is.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) client: Client,
+    pub(crate) group: Arc<str>,
+    pub(crate) config: PushConfig,
+    pub(crate) listener: Option<Listener>,
+    filter: Option<FilterHook>,
+    pub(crate) is_broadcast: bool,
+    /// Where the offsets of a broadcast consumer are; those of another one are with the brokers.
+    pub(crate) offset_file: Option<Arc<OffsetFile>>,
+    subscriptions: Mutex<Arc<Subscriptions>>,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) workers: Workers,
+    pub(crate) ordered_calls: Limit,
+    suspension: Suspension,
+    pub(crate) members_changed: Arc<Notify>,
+    /// Held by the one who takes queues or gives them up.
+    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// A lock was lost.
+    pub(crate) locks_wanted: Notify,
+    /// Held by the one who renews locks or gives them up.
+    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
+    owns_client: bool,
+    pub(crate) tasks: TaskTracker,
+    /// Nothing new is begun.
+    pub(crate) stopped: CancellationToken,
+    /// What is in hand is given up, too.
+    pub(crate) given_up: CancellationToken,
+    shut_down: AtomicBool,
+}
+
+impl Member {
+    pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
+        let Manner { listener, filter, is_broadcast, mut config } = manner;
+        config.check()?;
+        if is_broadcast {
+            // The file of its offsets is found by this name.
+            config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
+        }
+        // In a broadcast nothing comes again.
+        let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, !is_broadcast).await?;
+        let offset_file = match is_broadcast {
+            true => Some(Arc::new(OffsetFile::open(config.offset_dir.as_deref(), client.id(), &group)?)),
+            false => None,
+        };
+        let member = Arc::new(Self {
+            client,
+            group,
+            ordered_calls: Limit::new(config.concurrency),
+            listener,
+            filter,
+            is_broadcast,
+            offset_file,
+            subscriptions: Mutex::new(Arc::new(subscriptions)),
+            dispatcher: Dispatcher::default(),
+            workers: Workers::default(),
+            suspension: Suspension::default(),
+            members_changed: Arc::new(Notify::new()),
+            changing_queues: tokio::sync::Mutex::default(),
+            locks_wanted: Notify::new(),
+            lock_calls: tokio::sync::Mutex::default(),
+            config,
+            queues: Mutex::default(),
+            owns_client,
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+            given_up: CancellationToken::new(),
+            shut_down: AtomicBool::new(false),
+        });
+        member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+        // From here on, a dropped future drops the handle, and that stops everything.
+        let handle = Handle(member.clone());
+        member.look_routes_up().await;
+        member.client.heartbeat().await;
+        if member.is_ordered() {
+            let locking = member.clone();
+            member.tasks.spawn(async move { locking.keep_locks(&locking.stopped).await });
+        } else if member.listener.is_some() {
+            member.want_workers(member.config.concurrency);
+        }
+        member.tasks.spawn(commit(member.clone()));
+        member.tasks.spawn(rebalance(member.clone()));
+        tracing::info!(group = %member.group, client = %member.client.id(), "consumer started");
+        Ok(handle)
+    }
+
+    /// The queues that belong to this member now, as the user names them.
+    pub(crate) fn assigned_queues(&self) -> Vec<MessageQueue> {
+        let namespace = self.client.namespace();
+        self.queues().keys().map(|queue| namespace.strip_queue(queue.clone())).collect()
+    }
+
+    /// The group, as the user names it.
+    pub(crate) fn group(&self) -> &str {
+        self.client.namespace().strip_group(&self.group)
+    }
+
+    pub(crate) fn suspend(&self, is_on: bool) {
+        self.suspension.set(is_on);
+    }
+
+    pub(crate) fn set_concurrency(self: &Arc<Self>, concurrency: usize) {
+        if self.stopped.is_cancelled() {
+            return;
+        }
+        if self.is_ordered() {
+            self.ordered_calls.set(concurrency);
+        } else if self.listener.is_some() {
+            self.want_workers(concurrency);
+        }
+    }
+
+    pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
+        let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
+        let new = wrapped(self.client.namespace(), [(topic.into(), plain)].into())?;
+        for data in new.values() {
+            check_filter(&self.client, &self.group, data).await?;
+        }
+        self.change_subscriptions(|subscriptions| {
+            for (topic, mut data) in new {
+                if let Some(known) = subscriptions.get(&topic) {
+                    // Brokers take a newer version only.
+                    Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
+                }
+                subscriptions.insert(topic, data);
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
+        let topic = self.client.namespace().wrap(topic);
+        if !self.subscriptions().keys().any(|known| **known != *topic && !is_retry_topic(known)) {
+            return Err(Error::NoSubscription);
+        }
+        self.change_subscriptions(|subscriptions| _ = subscriptions.remove(&*topic)).await
+    }
+
+    /// Finishes what is in hand, records the offsets, leaves the group.
+    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
+        if self.shut_down.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let deadline = Deadline::after(self.config.shutdown_timeout);
+        self.stopped.cancel();
+        self.tasks.close();
+        let in_hand = || self.queues().values().map(|assigned| assigned.in_hand()).sum();
+        let messages = match self.finish(deadline).await {
+            true => 0,
+            false => in_hand(),
+        };
+        self.given_up.cancel();
+        self.tasks.wait().await;
+        let queues: Vec<_> = self.queues().values().cloned().collect();
+        let locked: Vec<_> = queues
+            .iter()
+            .filter(|assigned| assigned.is_locked_queue())
+            .map(|assigned| assigned.queue.clone())
+            .collect();
+        let count = queues.len();
+        let recording = self.record_all_anew(queues);
+        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await.unwrap_or(count);
+        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
+        self.client.unregister_consumer(&self.group).await;
+        if self.owns_client {
+            self.client.shutdown(deadline.at_least(CLOSING)).await;
+        }
+        tracing::info!(group = %self.group, messages, unrecorded, "consumer shut down");
+        match messages == 0 && unrecorded == 0 {
+            true => Ok(()),
+            false => Err(Error::Unfinished { messages, queues: unrecorded }),
+        }
+    }
+
+    pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Arc<AssignedQueue>>> {
+        self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What is subscribed to now.
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The one text of a topic that is subscribed to.
+    pub(crate) fn shared_topic(&self, topic: &str) -> Arc<str> {
+        self.subscriptions().get_key_value(topic).map_or_else(|| topic.into(), |(topic, _)| topic.clone())
+    }
+
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.is_ordered)
+    }
+
+    /// Whether the broker has to lock a queue before it is consumed.
+    pub(crate) fn locks_queues(&self) -> bool {
+        self.is_ordered() && !self.is_broadcast
+    }
+
+    /// How many messages a listener call gets at most.
+    pub(crate) fn calls_worth(&self) -> usize {
+        match &self.listener {
+            Some(listener) if !listener.takes_one() => self.config.consume_batch,
+            _ => 1,
+        }
+    }
+
+    /// How often a message that failed comes again.
+    pub(crate) fn max_reconsume_times(&self) -> i32 {
+        let default = if self.is_ordered() { i32::MAX } else { DEFAULT_RECONSUME_TIMES };
+        self.config.max_reconsume_times.unwrap_or(default)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspension.is_on()
+    }
+
+    pub(crate) async fn resumed(&self) {
+        self.suspension.wait(false).await;
+    }
+
+    pub(crate) async fn suspended(&self) {
+        self.suspension.wait(true).await;
+    }
+
+    /// Whether the user's own filter lets a message pass.
+    pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
+        let Some(FilterHook(filter)) = &self.filter else { return true };
+        let message = self.as_the_user_sees_it(message);
+        catch_unwind(AssertUnwindSafe(|| filter(&message))).unwrap_or_else(|_| {
+            tracing::error!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                "the filter panicked: the message passes"
+            );
+            true
+        })
+    }
+
+    /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
+    async fn finish(&self, deadline: Deadline) -> bool {
+        let done = CancellationToken::new();
+        let wait = async {
+            let all_done = async {
+                // Deliveries of a stream are in nobody's hands but the user's.
+                let queues: Vec<_> = self.queues().values().cloned().collect();
+                for assigned in queues {
+                    assigned.wait_none_in_hand().await;
+                }
+                self.tasks.wait().await;
+            };
+            let finished = timeout_at(deadline.instant(), all_done).await.is_ok();
+            done.cancel();
+            finished
+        };
+        tokio::join!(wait, self.keep_locks(&done)).0
+    }
+
+    fn consumer_data(&self) -> ConsumerData {
+        ConsumerData {
+            group_name: self.group.to_string(),
+            consume_type: ConsumeType::Passively,
+            message_model: if self.is_broadcast { MessageModel::Broadcasting } else { MessageModel::Clustering },
+            consume_from_where: self.config.start_at.on_the_wire(),
+            subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
+            unit_mode: self.client.config().unit_mode,
+        }
+    }
+
+    /// Changes what is subscribed to, gives up the queues of topics that have gone or have another filter, and tells
+    /// the brokers.
+    async fn change_subscriptions(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions)) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let current = {
+            let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            change(Arc::make_mut(&mut subscriptions));
+            subscriptions.clone()
+        };
+        let changing = self.changing_queues.lock().await;
+        let is_current = |assigned: &AssignedQueue| {
+            let known = current.get(&assigned.queue.topic);
+            known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
+        };
+        let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
+        let locked = self.revoke_all(gone).await;
+        drop(changing);
+        // A call may go on for long; its queue is given up when it ends.
+        let given_up = async {
+            for giving_up in locked {
+                let _ = giving_up.await;
+            }
+        };
+        let _ = timeout(self.config.revoke_timeout, given_up).await;
+        self.client.update_consumer(self.consumer_data());
+        self.look_routes_up().await;
+        self.client.heartbeat().await;
+        self.members_changed.notify_one();
+        Ok(())
+    }
+
+    async fn look_routes_up(self: &Arc<Self>) {
+        let mut looking_up = JoinSet::new();
+        for topic in self.subscriptions().keys() {
+            let (client, topic) = (self.client.clone(), topic.clone());
+            looking_up.spawn(async move {
+                if let Err(error) = client.route(&topic).await {
+                    tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
+                }
+            });
+        }
+        while looking_up.join_next().await.is_some() {}
+    }
+}
+
+/// What recording offsets and closing connections get even where waiting has used up the time.
+const CLOSING: Duration = Duration::from_secs(1);
+/// Java: `DefaultMQPushConsumerImpl.getMaxReconsumeTimes`.
+const DEFAULT_RECONSUME_TIMES: i32 = 16;
