@@ -1,5 +1,6 @@
 use crate::{
     hold::Hold,
+    polled_queue::PolledQueue,
     process_queue::{Limits, ProcessQueue},
 };
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
@@ -36,11 +37,15 @@ pub(crate) struct AssignedQueue {
     awaited: AtomicBool,
     none_in_hand: Notify,
     /// The offset that is known to be recorded.
-    pub(crate) recorded: Mutex<Option<i64>>,
+    recorded: Mutex<Option<i64>>,
     /// Held by the one who records the offset.
     pub(crate) recording: tokio::sync::Mutex<()>,
+    /// Somebody has chosen where to go on.
+    moved: Notify,
     /// Of a queue that is consumed in order.
     pub(crate) order: Option<Order>,
+    /// Of a queue that is polled.
+    pub(crate) polled: Option<PolledQueue>,
 }
 
 /// What a queue that is consumed in order has beside.
@@ -68,6 +73,7 @@ impl AssignedQueue {
         window: ProcessQueue,
         ended: CancellationToken,
         order: Option<Order>,
+        polled: Option<PolledQueue>,
     ) -> Self {
         Self {
             queue,
@@ -83,7 +89,9 @@ impl AssignedQueue {
             none_in_hand: Notify::new(),
             recorded: Mutex::new(None),
             recording: tokio::sync::Mutex::default(),
+            moved: Notify::new(),
             order,
+            polled,
         }
     }
 
@@ -107,6 +115,25 @@ impl AssignedQueue {
         if wake {
             self.room.notify_one();
         }
+    }
+
+    /// Goes on from `offset`, forgetting what is in flight; answers the epoch that begins.
+    pub(crate) fn move_to(&self, offset: i64) -> u32 {
+        let mut window = self.window();
+        window.start_at(offset);
+        let epoch = window.epoch();
+        drop(window);
+        if let Some(order) = &self.order {
+            order.clear();
+        }
+        self.moved.notify_one();
+        self.room.notify_one();
+        epoch
+    }
+
+    /// Until somebody has chosen where to go on.
+    pub(crate) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// Changes how much may be in flight.
@@ -165,8 +192,22 @@ impl AssignedQueue {
         }
     }
 
+    /// The offset that is known to be recorded.
+    pub(crate) fn recorded(&self) -> MutexGuard<'_, Option<i64>> {
+        self.recorded.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The offset to record, where there is one that is not known to be.
+    pub(crate) fn to_record(&self) -> Option<i64> {
+        let offset = match self.polled.as_ref().and_then(PolledQueue::committed) {
+            Some(committed) => committed,
+            None => self.window().commit_offset(),
+        };
+        offset.filter(|offset| self.may_record() && *self.recorded() != Some(*offset))
+    }
+
     /// Whether progress may be recorded: not while another member may own the queue.
-    pub(crate) fn may_record(&self) -> bool {
+    fn may_record(&self) -> bool {
         self.order.as_ref().is_none_or(|order| order.hold.borrow().is_held(Instant::now()))
     }
 

@@ -1,11 +1,11 @@
 use crate::{
     Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
-    listener::{FilterHook, Listener},
+    listener::Listener,
     member::Manner,
-    wiring::{Wiring, wiring_setters},
+    wiring::{Wiring, manner_setters, wiring_setters},
 };
 use rocketmq_common::StoredMessage;
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub struct PushConsumerBuilder {
 
 impl PushConsumerBuilder {
     pub(crate) fn new(group: String) -> Self {
-        let manner = Manner { listener: None, filter: None, is_broadcast: false, config: PushConfig::default() };
-        Self { wiring: Wiring::new(group), manner }
+        Self { wiring: Wiring::new(group), manner: Manner::new(PushConfig::default()) }
     }
 
     wiring_setters!();
+    manner_setters!();
 
     /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later; an
     /// [`Outcome`](crate::Outcome) can say more. Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no
@@ -110,16 +110,6 @@ impl PushConsumerBuilder {
     /// Java: `MessageModel.BROADCASTING`, with the file and its place as there, so that one can take over from the other.
     pub fn broadcast(mut self) -> Self {
         self.manner.is_broadcast = true;
-        self
-    }
-
-    /// A filter of one's own, behind that of the subscription: a message for which it answers `false` counts as done, and
-    /// no listener gets it. It runs where messages come in, so it must not block. If it panics the message passes.
-    ///
-    /// # Protocol
-    /// Java: `FilterMessageHook`.
-    pub fn filter(mut self, filter: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static) -> Self {
-        self.manner.filter = Some(FilterHook(Arc::new(filter)));
         self
     }
 

@@ -27,6 +27,7 @@ pub(crate) struct Dispatcher {
     filled: Notify,
 }
 
+/// Messages of one pull that nobody has taken.
 #[derive(Debug)]
 struct Batch {
     queue: Arc<AssignedQueue>,
@@ -51,6 +52,21 @@ impl Dispatcher {
         self.filled.notify_one();
     }
 
+    /// Puts batches back in front of the others.
+    pub(crate) fn put_back(&self, tasks: impl DoubleEndedIterator<Item = Task<Vec<StoredMessage>>>) {
+        let mut batches = self.batches();
+        for Task { queue, epoch, messages } in tasks.rev() {
+            batches.push_front(Batch { queue, epoch, messages: messages.into_iter() });
+        }
+        drop(batches);
+        self.filled.notify_one();
+    }
+
+    /// Drops what waits of a queue, unless it is of `epoch`.
+    pub(crate) fn keep_only(&self, queue: &AssignedQueue, epoch: u32) {
+        self.batches().retain(|batch| !std::ptr::eq(&*batch.queue, queue) || batch.epoch == epoch);
+    }
+
     /// The next message. One worker wakes the next one as long as there is more to do, so a batch wakes as many as it
     /// needs and a worker that is fast enough stays alone.
     pub(crate) async fn next(&self) -> Task<StoredMessage> {
@@ -63,7 +79,7 @@ impl Dispatcher {
     }
 
     /// The next messages of one pull, up to `max`.
-    async fn next_many(&self, max: usize) -> Task<Vec<StoredMessage>> {
+    pub(crate) async fn next_many(&self, max: usize) -> Task<Vec<StoredMessage>> {
         loop {
             if let Some(task) = self.take_by(|messages| {
                 let some: Vec<_> = messages.take(max).collect();

@@ -1,4 +1,6 @@
 use crate::{FilterError, OffsetFileError};
+use rocketmq_common::MessageQueue;
+use std::sync::Arc;
 
 /// Why a consumer did not start, or did not end well.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,12 +34,45 @@ pub enum Error {
     /// The file of a broadcast consumer's offsets, and its backup, cannot be read.
     #[error(transparent)]
     OffsetFile(#[from] OffsetFileError),
+    /// The user's own store cannot load or save offsets.
+    #[error("the offset store fails")]
+    OffsetStore {
+        /// Why.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// Nothing is subscribed to.
     #[error("no topic is subscribed to")]
     NoSubscription,
     /// There is no listener.
     #[error("no listener is set")]
     NoListener,
+    /// Topics are subscribed to and queues assigned at once, or a call is for the other kind of the two.
+    #[error("a consumer subscribes to topics or is assigned queues, not both")]
+    SubscribedAndAssigned,
+    /// The queue does not belong to this member.
+    #[error("queue {queue} is not assigned to this consumer")]
+    NotAssigned {
+        /// The queue.
+        queue: MessageQueue,
+    },
+    /// An offset lies outside of its queue.
+    #[error("offset {offset} is outside of queue {queue}, which has {min} to {max}")]
+    OffsetOutOfRange {
+        /// The queue.
+        queue: MessageQueue,
+        /// The offset.
+        offset: i64,
+        /// The first offset the queue still holds.
+        min: i64,
+        /// The next offset to be written.
+        max: i64,
+    },
+    /// Offsets could not be recorded; what was polled stays with this consumer, and committing again may help.
+    #[error("the offsets of {queues} queues are not recorded")]
+    NotRecorded {
+        /// How many queues it is about.
+        queues: usize,
+    },
     /// Messages were still in the listener's hands when the shutdown timeout passed, or offsets could not be recorded;
     /// these messages come again.
     #[error("shut down with {messages} messages unfinished and the offsets of {queues} queues unrecorded")]
@@ -55,6 +90,10 @@ pub enum Error {
 impl Error {
     /// Whether trying again may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Client(error) if error.is_retryable())
+        match self {
+            Self::Client(error) => error.is_retryable(),
+            Self::OffsetStore { .. } | Self::NotRecorded { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -1,13 +1,13 @@
 use crate::{StartAt, assigned::AssignedQueue, member::Member, subscription::wants};
 use rocketmq_common::{
-    Backoff, Error, MessageQueue,
+    Backoff, Error, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
-    protocol::{MASTER_ID, PullMessage, PullResult, PullSysFlag},
+    protocol::{ExpressionType, MASTER_ID, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 /// Fetches the messages of one queue until it is revoked.
 pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, settle: Duration) {
@@ -30,20 +30,29 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
                 next = begin(member, assigned, Some(next)).await;
                 continue;
             }
+            () = assigned.moved() => {
+                next = assigned.window().fetch_offset().unwrap_or(next);
+                continue;
+            }
             () = ready(member, assigned) => {}
         }
+        let epoch = assigned.window().epoch();
         let answer = tokio::select! {
             biased;
             answer = pull(member, assigned, next, broker_id) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
+            () = assigned.moved() => {
+                next = assigned.window().fetch_offset().unwrap_or(next);
+                continue;
+            }
             () = member.suspended() => continue,
         };
         match answer {
             Ok(answer) => {
                 failures = 0;
                 broker_id = answer.header.suggested_broker_id;
-                next = take(member, assigned, next, answer).await;
+                next = take(member, assigned, epoch, next, answer).await;
             }
             Err(error) => {
                 broker_id = MASTER_ID;
@@ -61,8 +70,9 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
 async fn ready(member: &Member, assigned: &AssignedQueue) {
     loop {
         member.resumed().await;
+        assigned.wait_unpaused().await;
         assigned.wait_for_room().await;
-        if !member.is_suspended() {
+        if !member.is_suspended() && !assigned.is_paused() {
             return;
         }
     }
@@ -85,9 +95,14 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option
                 continue;
             }
         };
+        let is_first = next.is_none();
         let mut window = assigned.window();
-        let known =
-            window.commit_offset().zip(next).filter(|(known, _)| recorded.is_none_or(|offset| offset <= *known));
+        // Somebody may have chosen meanwhile where to begin.
+        let next = next.or(window.fetch_offset());
+        let known = window
+            .commit_offset()
+            .zip(next)
+            .filter(|(known, _)| is_first || recorded.is_none_or(|offset| offset <= *known));
         let from = match (known, recorded) {
             (Some((_, next)), _) => next,
             (None, recorded) => {
@@ -119,14 +134,15 @@ fn wants_heartbeat(code: ResponseCode) -> bool {
     )
 }
 
-async fn pause(assigned: &AssignedQueue, error: &Error, failures: &mut u32) {
+/// How long to wait after a failure, longer each time.
+fn pause(assigned: &AssignedQueue, error: &(dyn std::error::Error + 'static), failures: &mut u32) -> Sleep {
     *failures = failures.saturating_add(1);
     let wait = BACKOFF.wait(*failures, random_u64());
     tracing::debug!(
         queue = %assigned.queue, failures = *failures, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        error = error as &dyn std::error::Error, "fetching pauses"
+        error, "fetching pauses"
     );
-    sleep(wait).await;
+    sleep(wait)
 }
 
 async fn pull(
@@ -140,7 +156,7 @@ async fn pull(
     let not_found = || Error::BrokerNotFound { broker_name: queue.broker_name.clone() };
     let route = member.client.known_route(&queue.topic).ok_or_else(not_found)?;
     let broker_name = route.broker_of(queue);
-    let request = PullMessage {
+    let mut request = PullMessage {
         consumer_group: member.group.clone(),
         topic: queue.topic.clone(),
         queue_id: queue.queue_id,
@@ -157,6 +173,9 @@ async fn pull(
         max_bytes: None,
         broker_name: Some(broker_name.clone()),
     };
+    if assigned.polled.is_some() {
+        tell_filter(&mut request, &assigned.subscription);
+    }
     let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
     let addr = addrs.get(&broker_id).or_else(|| addrs.values().next()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
@@ -169,42 +188,96 @@ async fn pull(
     result
 }
 
-/// Takes in what a pull brought; answers where to pull on.
-async fn take(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, asked: i64, answer: Answer<PullResult>) -> i64 {
+/// Has the filter go along with a pull: the broker then needs no heartbeat of the group.
+///
+/// # Protocol
+/// Java: `DefaultLitePullConsumerImpl.pullSyncImpl`; the version is that of expressions that have to be compiled.
+pub(crate) fn tell_filter(request: &mut PullMessage, subscription: &SubscriptionData) {
+    request.sys_flag |= PullSysFlag::SUBSCRIPTION;
+    request.subscription = Some(subscription.sub_string.as_str().into());
+    if subscription.expression_type == ExpressionType::Tag {
+        request.sub_version = 0;
+    }
+}
+
+/// Takes in what a pull of the window's `epoch` brought; answers where to pull on.
+async fn take(
+    member: &Arc<Member>,
+    assigned: &Arc<AssignedQueue>,
+    epoch: u32,
+    asked: i64,
+    answer: Answer<PullResult>,
+) -> i64 {
     let next = answer.header.next_begin_offset;
     match answer.code {
-        ResponseCode::SUCCESS => deliver(member, assigned, answer),
+        ResponseCode::SUCCESS => deliver(member, assigned, epoch, answer),
         ResponseCode::PULL_OFFSET_MOVED => {
             tracing::warn!(
                 group = %member.group, queue = %assigned.queue, asked, corrected = next, "offset is outside the queue"
             );
             // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
-            assigned.window().start_at(next);
+            if !assigned.window().correct(epoch, next) {
+                return moved_to(assigned, next);
+            }
             if let Some(order) = &assigned.order {
                 order.clear();
+            }
+            if let Some(polled) = &assigned.polled {
+                // The offsets are no longer what they were when the user said how far the group is.
+                polled.commit(None);
             }
             if let Err(error) = member.record(assigned).await {
                 tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
             }
         }
         // Nothing new, or nothing that matches.
-        _ => assigned.window().advance(next),
+        _ => {
+            let mut window = assigned.window();
+            if window.epoch() == epoch {
+                window.advance(next);
+            }
+        }
     }
-    next
+    moved_to(assigned, next)
 }
 
-fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, answer: Answer<PullResult>) {
-    let queue = &assigned.queue;
-    let Answer { header, body, .. } = answer;
+/// Where to pull on: at `next`, unless somebody has chosen another offset while the pull was under way.
+fn moved_to(assigned: &AssignedQueue, next: i64) -> i64 {
+    assigned.window().fetch_offset().unwrap_or(next)
+}
+
+fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, epoch: u32, answer: Answer<PullResult>) {
+    let mut messages = wanted_of(member, &assigned.queue, &assigned.subscription, &answer);
+    let mut window = assigned.window();
+    if window.epoch() != epoch {
+        return;
+    }
+    messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
+    window.advance(answer.header.next_begin_offset);
+    drop(window);
+    match &assigned.order {
+        Some(order) => order.push(epoch, messages),
+        None => member.dispatcher.push(assigned.clone(), epoch, messages),
+    }
+}
+
+/// The messages in the answer to a pull that both filters let pass.
+pub(crate) fn wanted_of(
+    member: &Member,
+    queue: &MessageQueue,
+    subscription: &SubscriptionData,
+    answer: &Answer<PullResult>,
+) -> Vec<StoredMessage> {
     let mut messages = Vec::with_capacity(usize::try_from(member.config.pull_batch).unwrap_or_default().min(64));
+    let body = answer.body.clone();
     for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
         match record {
             Ok(mut message) => {
-                if let Some(delta) = header.offset_delta {
+                if let Some(delta) = answer.header.offset_delta {
                     message.add_offset(delta);
                 }
                 message.set_queue_id(queue.queue_id);
-                if wants(&assigned.subscription, &message) && member.passes_filter(&message) {
+                if wants(subscription, &message) && member.passes_filter(&message) {
                     messages.push(message);
                 }
             }
@@ -214,33 +287,26 @@ fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, answer: Answer<P
             ),
         }
     }
-    let mut window = assigned.window();
-    let epoch = window.epoch();
-    messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
-    window.advance(header.next_begin_offset);
-    drop(window);
-    match &assigned.order {
-        Some(order) => order.push(epoch, messages),
-        None => member.dispatcher.push(assigned.clone(), epoch, messages),
-    }
+    messages
 }
 
 /// Where to begin in a queue.
 ///
 /// # Protocol
 /// Java: `RebalancePushImpl.computePullFromWhereWithException`.
-async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, Error> {
+async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, crate::Error> {
     let client = &member.client;
     if let Some(recorded) = member.recorded_offset(queue).await? {
         return Ok(recorded);
     }
-    match member.config.start_at {
-        StartAt::Last if is_retry_topic(&queue.topic) => Ok(0),
-        StartAt::Last => client.max_offset(queue).await,
-        StartAt::First => client.min_offset(queue).await.map(|offset| offset.max(0)),
-        StartAt::Timestamp(_) if is_retry_topic(&queue.topic) => client.max_offset(queue).await,
-        StartAt::Timestamp(time) => client.offset_at(queue, time).await,
-    }
+    let begin = match member.config.start_at {
+        StartAt::Last if is_retry_topic(&queue.topic) => 0,
+        StartAt::Last => client.max_offset(queue).await?,
+        StartAt::First => client.min_offset(queue).await?.max(0),
+        StartAt::Timestamp(_) if is_retry_topic(&queue.topic) => client.max_offset(queue).await?,
+        StartAt::Timestamp(time) => client.offset_at(queue, time).await?,
+    };
+    Ok(begin)
 }
 
 /// How much longer than the long poll an answer may take.

@@ -1,11 +1,13 @@
 use crate::{
-    Error, Filter, PushConfig,
+    Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
     limit::Limit,
     listener::{FilterHook, Listener},
     offset::commit,
     offset_file::OffsetFile,
+    offset_store::Offsets,
+    polling::{Polling, keep_routes},
     rebalance::rebalance,
     subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
     suspension::Suspension,
@@ -59,7 +61,15 @@ pub(crate) struct Manner {
     pub(crate) listener: Option<Listener>,
     pub(crate) filter: Option<FilterHook>,
     pub(crate) is_broadcast: bool,
+    pub(crate) offset_store: Option<Arc<dyn OffsetStore>>,
+    pub(crate) polling: Option<Polling>,
     pub(crate) config: PushConfig,
+}
+
+impl Manner {
+    pub(crate) fn new(config: PushConfig) -> Self {
+        Self { listener: None, filter: None, is_broadcast: false, offset_store: None, polling: None, config }
+    }
 }
 
 /// One member of a group: takes its queues, fetches from them, and records how far the group is.
@@ -71,9 +81,10 @@ pub(crate) struct Member {
     pub(crate) listener: Option<Listener>,
     filter: Option<FilterHook>,
     pub(crate) is_broadcast: bool,
-    /// Where the offsets of a broadcast consumer are; those of another one are with the brokers.
-    pub(crate) offset_file: Option<Arc<OffsetFile>>,
-    subscriptions: Mutex<Arc<Subscriptions>>,
+    pub(crate) offsets: Offsets,
+    /// Of a consumer whose user fetches the messages, instead of being called.
+    pub(crate) polling: Option<Polling>,
+    pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
     pub(crate) ordered_calls: Limit,
@@ -97,17 +108,21 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
-        let Manner { listener, filter, is_broadcast, mut config } = manner;
+        let Manner { listener, filter, is_broadcast, offset_store, polling, mut config } = manner;
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
-        // In a broadcast nothing comes again.
-        let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, !is_broadcast).await?;
-        let offset_file = match is_broadcast {
-            true => Some(Arc::new(OffsetFile::open(config.offset_dir.as_deref(), client.id(), &group)?)),
-            false => None,
+        // In a broadcast nothing comes again, and what is polled is its user's from then on.
+        let has_retries = !is_broadcast && polling.is_none();
+        let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, has_retries).await?;
+        let offsets = match offset_store {
+            Some(store) => Offsets::Own(store),
+            None if is_broadcast => {
+                Offsets::File(Arc::new(OffsetFile::open(config.offset_dir.as_deref(), client.id(), &group)?))
+            }
+            None => Offsets::Brokers,
         };
         let member = Arc::new(Self {
             client,
@@ -116,7 +131,8 @@ impl Member {
             listener,
             filter,
             is_broadcast,
-            offset_file,
+            offsets,
+            polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
@@ -133,11 +149,15 @@ impl Member {
             given_up: CancellationToken::new(),
             shut_down: AtomicBool::new(false),
         });
-        member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+        if member.is_in_group() {
+            member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+        }
         // From here on, a dropped future drops the handle, and that stops everything.
         let handle = Handle(member.clone());
         member.look_routes_up().await;
-        member.client.heartbeat().await;
+        if member.is_in_group() {
+            member.client.heartbeat().await;
+        }
         if member.is_ordered() {
             let locking = member.clone();
             member.tasks.spawn(async move { locking.keep_locks(&locking.stopped).await });
@@ -145,7 +165,10 @@ impl Member {
             member.want_workers(member.config.concurrency);
         }
         member.tasks.spawn(commit(member.clone()));
-        member.tasks.spawn(rebalance(member.clone()));
+        match member.is_in_group() {
+            true => member.tasks.spawn(rebalance(member.clone())),
+            false => member.tasks.spawn(keep_routes(member.clone())),
+        };
         tracing::info!(group = %member.group, client = %member.client.id(), "consumer started");
         Ok(handle)
     }
@@ -210,6 +233,9 @@ impl Member {
         let deadline = Deadline::after(self.config.shutdown_timeout);
         self.stopped.cancel();
         self.tasks.close();
+        if let Some(polling) = &self.polling {
+            polling.end().await;
+        }
         let in_hand = || self.queues().values().map(|assigned| assigned.in_hand()).sum();
         let messages = match self.finish(deadline).await {
             true => 0,
@@ -227,7 +253,9 @@ impl Member {
         let recording = self.record_all_anew(queues);
         let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await.unwrap_or(count);
         let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
-        self.client.unregister_consumer(&self.group).await;
+        if self.is_in_group() {
+            self.client.unregister_consumer(&self.group).await;
+        }
         if self.owns_client {
             self.client.shutdown(deadline.at_least(CLOSING)).await;
         }
@@ -254,6 +282,15 @@ impl Member {
 
     pub(crate) fn is_ordered(&self) -> bool {
         self.listener.as_ref().is_some_and(|listener| listener.is_ordered)
+    }
+
+    /// Whether the queues are shared out in a group; else the user says which are ours.
+    fn is_in_group(&self) -> bool {
+        self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
+    }
+
+    pub(crate) fn expect_in_group(&self) -> Result<(), Error> {
+        if self.is_in_group() { Ok(()) } else { Err(Error::SubscribedAndAssigned) }
     }
 
     /// Whether the broker has to lock a queue before it is consumed.
@@ -322,7 +359,7 @@ impl Member {
     fn consumer_data(&self) -> ConsumerData {
         ConsumerData {
             group_name: self.group.to_string(),
-            consume_type: ConsumeType::Passively,
+            consume_type: if self.polling.is_some() { ConsumeType::Actively } else { ConsumeType::Passively },
             message_model: if self.is_broadcast { MessageModel::Broadcasting } else { MessageModel::Clustering },
             consume_from_where: self.config.start_at.on_the_wire(),
             subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
@@ -363,7 +400,7 @@ impl Member {
         Ok(())
     }
 
-    async fn look_routes_up(self: &Arc<Self>) {
+    pub(crate) async fn look_routes_up(self: &Arc<Self>) {
         let mut looking_up = JoinSet::new();
         for topic in self.subscriptions().keys() {
             let (client, topic) = (self.client.clone(), topic.clone());

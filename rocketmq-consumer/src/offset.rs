@@ -1,5 +1,10 @@
-use crate::{assigned::AssignedQueue, member::Member};
-use rocketmq_common::{Error, MessageQueue};
+use crate::{
+    Error, OffsetStore,
+    assigned::AssignedQueue,
+    member::Member,
+    offset_store::{Offsets, save},
+};
+use rocketmq_common::MessageQueue;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -9,41 +14,35 @@ use tokio::{
 impl Member {
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
     pub(crate) async fn recorded_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        if let Some(file) = &self.offset_file {
-            return Ok(file.get(queue));
-        }
-        self.client.consumer_offset(&self.group, queue).await
+        self.offsets.load(&self.client, &self.group, queue).await
     }
 
-    /// Records how far the group is in one queue, unless the broker has said that it knows.
+    /// Records how far the group is in one queue, unless it is known to be recorded.
     pub(crate) async fn record(&self, assigned: &AssignedQueue) -> Result<(), Error> {
         // One at a time: of two that are under way at once, a broker may handle the later one first.
         let _recording = assigned.recording.lock().await;
-        if !assigned.may_record() {
-            return Ok(());
+        let Some(offset) = assigned.to_record() else { return Ok(()) };
+        match &self.offsets {
+            Offsets::Brokers => self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?,
+            Offsets::File(file) => file.set(&assigned.queue, offset),
+            Offsets::Own(store) => {
+                save(store, &self.client, &self.group, vec![(assigned.queue.clone(), offset)]).await?;
+            }
         }
-        let Some(offset) = assigned.window().commit_offset() else { return Ok(()) };
-        if *recorded(assigned) == Some(offset) {
-            return Ok(());
-        }
-        match &self.offset_file {
-            Some(file) => file.set(&assigned.queue, offset),
-            None => self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?,
-        }
-        *recorded(assigned) = Some(offset);
+        *assigned.recorded() = Some(offset);
         Ok(())
     }
 
     /// Records how far the group is in one queue, whatever the broker has said.
     pub(crate) async fn record_anew(&self, assigned: &AssignedQueue) -> Result<(), Error> {
-        *recorded(assigned) = None;
+        *assigned.recorded() = None;
         self.record(assigned).await
     }
 
     /// Records all of `queues`, whatever the brokers have said; answers how many could not be.
     pub(crate) async fn record_all_anew(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
         for assigned in &queues {
-            *recorded(assigned) = None;
+            *assigned.recorded() = None;
         }
         self.record_all(queues).await
     }
@@ -54,24 +53,49 @@ impl Member {
     /// Of the first offsets of a group in a topic, a broker that handles several at once keeps one and answers SUCCESS
     /// to all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0). So one goes ahead of the others; and since other
     /// members may be about it, too, offsets are recorded anew now and then, and whenever a queue is given up.
-    async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
-        if let Some(file) = &self.offset_file {
-            let count = queues.len();
-            self.record_at_once(queues).await;
-            return match file.save().await {
-                Ok(()) => 0,
-                Err(error) => {
-                    tracing::error!(
-                        group = %self.group, error = &error as &dyn std::error::Error, "offsets not recorded"
-                    );
-                    count
-                }
-            };
+    pub(crate) async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+        match &self.offsets {
+            Offsets::Brokers => {}
+            Offsets::File(file) => {
+                let count = queues.len();
+                self.record_at_once(queues).await;
+                return self.tell_unrecorded(file.save().await.map_err(Error::from), count);
+            }
+            Offsets::Own(store) => return self.record_together(store, queues).await,
         }
         let mut met = HashSet::new();
         let place = |assigned: &AssignedQueue| (assigned.queue.topic.clone(), assigned.queue.broker_name.clone());
         let (ahead, others) = queues.into_iter().partition(|assigned| met.insert(place(assigned)));
         self.record_at_once(ahead).await + self.record_at_once(others).await
+    }
+
+    /// Records several queues in one call.
+    async fn record_together(&self, store: &Arc<dyn OffsetStore>, mut queues: Vec<Arc<AssignedQueue>>) -> usize {
+        // Two of these at once take the locks in the same order.
+        queues.sort_by(|one, other| one.queue.cmp(&other.queue));
+        let mut recording = Vec::with_capacity(queues.len());
+        for assigned in &queues {
+            recording.push(assigned.recording.lock().await);
+        }
+        let moved: Vec<_> =
+            queues.iter().filter_map(|assigned| assigned.to_record().map(|offset| (assigned, offset))).collect();
+        if moved.is_empty() {
+            return 0;
+        }
+        let offsets = moved.iter().map(|(assigned, offset)| (assigned.queue.clone(), *offset)).collect();
+        let saved = save(store, &self.client, &self.group, offsets).await;
+        if saved.is_ok() {
+            moved.iter().for_each(|(assigned, offset)| *assigned.recorded() = Some(*offset));
+        }
+        self.tell_unrecorded(saved, moved.len())
+    }
+
+    fn tell_unrecorded(&self, result: Result<(), Error>, queues: usize) -> usize {
+        let Err(error) = result else { return 0 };
+        tracing::error!(
+            group = %self.group, queues, error = &error as &dyn std::error::Error, "offsets not recorded"
+        );
+        queues
     }
 
     async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
@@ -95,10 +119,6 @@ impl Member {
         }
         failed
     }
-}
-
-fn recorded(assigned: &AssignedQueue) -> std::sync::MutexGuard<'_, Option<i64>> {
-    assigned.recorded.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Records offsets now and then.
@@ -130,11 +150,7 @@ pub(crate) async fn commit(member: Arc<Member>) {
 impl Member {
     /// The queues whose offset has moved since it was last recorded.
     fn changed_queues(&self) -> Vec<Arc<AssignedQueue>> {
-        let changed = |assigned: &Arc<AssignedQueue>| {
-            let offset = assigned.window().commit_offset();
-            offset.is_some() && offset != *recorded(assigned)
-        };
-        self.queues().values().filter(|assigned| changed(assigned)).cloned().collect()
+        self.queues().values().filter(|assigned| assigned.to_record().is_some()).cloned().collect()
     }
 }
 

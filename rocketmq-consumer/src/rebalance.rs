@@ -44,7 +44,7 @@ pub(crate) async fn rebalance(member: Arc<Member>) {
 
 /// What came of sharing queues out; the worst of several counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Balance {
+pub(crate) enum Balance {
     Done,
     /// Another member still has the lock of a queue that is to be ours.
     AwaitsLock,
@@ -100,7 +100,7 @@ impl Member {
     }
 
     /// Gives up the queues of a topic that are ours no more, then begins those that are now.
-    async fn take_over(
+    pub(crate) async fn take_over(
         self: &Arc<Self>,
         topic: &Arc<str>,
         subscription: &Arc<SubscriptionData>,
@@ -162,7 +162,8 @@ impl Member {
         let is_ordered = order.is_some();
         let window = ProcessQueue::new(limits);
         let ended = self.stopped.child_token();
-        let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order));
+        let assigned =
+            Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order, self.polled_queue()));
         self.queues().insert(queue, assigned.clone());
         if is_ordered {
             self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));

@@ -90,3 +90,26 @@ macro_rules! wiring_setters {
 }
 
 pub(crate) use wiring_setters;
+
+/// The setters of a builder of a member, with a [`Manner`](crate::member::Manner) in its field `manner`.
+macro_rules! manner_setters {
+    () => {
+        /// A filter of one's own, behind that of the subscription: a message for which it answers `false` counts as done,
+        /// and nobody gets it. It runs where messages come in, so it must not block. If it panics the message passes.
+        ///
+        /// # Protocol
+        /// Java: `FilterMessageHook`.
+        pub fn filter(mut self, filter: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static) -> Self {
+            self.manner.filter = Some(crate::listener::FilterHook(std::sync::Arc::new(filter)));
+            self
+        }
+
+        /// Where the group's offsets are kept, instead of at the brokers, or in a local file.
+        pub fn offset_store(mut self, store: impl crate::OffsetStore) -> Self {
+            self.manner.offset_store = Some(std::sync::Arc::new(store));
+            self
+        }
+    };
+}
+
+pub(crate) use manner_setters;

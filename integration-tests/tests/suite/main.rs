@@ -30,9 +30,11 @@ mod limits;
 mod linger;
 mod name_server;
 mod namespace;
+mod offset_stores;
 mod ordered;
 mod outage;
 mod outcomes;
+mod pulling;
 mod queued;
 mod refusals;
 mod request;
@@ -139,6 +141,20 @@ fn scenarios() -> Vec<Scenario> {
         both broadcast::every_member_gets_every_message,
         both broadcast::a_member_goes_on_from_its_file,
         both broadcast::what_fails_in_a_broadcast_does_not_hold_the_queue_up,
+        both pulling::polls_share_a_topic_out_and_bring_each_message_once,
+        both pulling::what_the_last_poll_answered_is_done_with_the_next_one,
+        both pulling::who_commits_by_hand_says_how_far_the_group_is,
+        both pulling::a_seek_goes_on_where_it_is_told,
+        both pulling::a_paused_queue_waits_while_the_others_go_on,
+        both pulling::queues_of_ones_choice_are_shared_with_nobody,
+        both pulling::a_single_pull_changes_nothing,
+        both pulling::polls_get_what_the_filter_lets_pass,
+        both pulling::a_poll_that_is_dropped_loses_nothing,
+        both pulling::a_puller_in_a_namespace_knows_plain_names,
+        both pulling::every_puller_of_a_broadcast_polls_everything,
+        both pulling::new_queues_of_a_topic_are_told,
+        both offset_stores::a_store_of_ones_own_takes_the_place_of_the_brokers,
+        both offset_stores::a_store_that_fails_is_asked_again,
         real filters::sql_picks_by_properties,
         both filters::sql_that_the_broker_cannot_serve_is_a_typed_error,
         both filters::a_filter_of_ones_own_keeps_messages_from_the_listener,

@@ -117,6 +117,7 @@ impl Client {
     }
 
     /// The offset of the first message of a queue stored at or after `time`; the end of the queue if all are older.
+    /// Brokers of 4.9 answer the message that is closest instead.
     ///
     /// # Errors
     /// As [`call`](Self::call).

@@ -1,0 +1,79 @@
+use crate::{assigned::AssignedQueue, dispatch::Task, suspension::Suspension};
+use rocketmq_common::StoredMessage;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard},
+};
+
+/// What a queue of a pull consumer has beside.
+#[derive(Debug, Default)]
+pub(crate) struct PolledQueue {
+    /// How far the group is by what the user says; `None` where that follows from the polls.
+    committed: Option<Mutex<Option<i64>>>,
+    paused: Suspension,
+    /// Fetched, and taken from the others because the queue is paused.
+    held: Mutex<VecDeque<Task<Vec<StoredMessage>>>>,
+}
+
+impl PolledQueue {
+    pub(crate) fn new(auto_commit: bool) -> Self {
+        Self { committed: (!auto_commit).then(Mutex::default), ..Self::default() }
+    }
+
+    /// What the user has said; `None` where the polls say it.
+    pub(crate) fn committed(&self) -> Option<Option<i64>> {
+        self.committed.as_ref().map(|committed| *lock(committed))
+    }
+
+    /// The user says how far the group is. Without effect where the polls say it.
+    pub(crate) fn commit(&self, offset: Option<i64>) {
+        if let Some(committed) = &self.committed {
+            *lock(committed) = offset;
+        }
+    }
+
+    /// Drops what is held back, unless it is of `epoch`.
+    pub(crate) fn keep_only(&self, epoch: u32) {
+        lock(&self.held).retain(|task| task.epoch == epoch);
+    }
+
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    /// Ends a pause; answers what was held back, oldest first.
+    pub(crate) fn resume(&self) -> VecDeque<Task<Vec<StoredMessage>>> {
+        let mut held = lock(&self.held);
+        self.paused.set(false);
+        std::mem::take(&mut *held)
+    }
+}
+
+impl AssignedQueue {
+    pub(crate) fn is_paused(&self) -> bool {
+        self.polled.as_ref().is_some_and(|polled| polled.paused.is_on())
+    }
+
+    /// Holds messages back while the queue is paused; gives them back where it is not.
+    pub(crate) fn unless_paused(&self, task: Task<Vec<StoredMessage>>) -> Option<Task<Vec<StoredMessage>>> {
+        let Some(polled) = &self.polled else { return Some(task) };
+        // Held, so that a pause does not end in between.
+        let mut held = lock(&polled.held);
+        if !polled.paused.is_on() {
+            return Some(task);
+        }
+        held.push_back(task);
+        None
+    }
+
+    /// Until the queue is not paused; at once if it is not.
+    pub(crate) async fn wait_unpaused(&self) {
+        if let Some(polled) = &self.polled {
+            polled.paused.wait(false).await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

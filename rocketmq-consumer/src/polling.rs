@@ -1,0 +1,334 @@
+use crate::{
+    Error, Filter, Position,
+    assigned::{AssignedQueue, InHand},
+    member::Member,
+    polled_queue::PolledQueue,
+    subscriptions::{now_ms, parse_one, wrapped},
+};
+use rocketmq_common::{MessageQueue, StoredMessage};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How a user fetches messages from a member.
+#[derive(Debug)]
+pub(crate) struct Polling {
+    auto_commit: bool,
+    /// The queues the user has chosen; `None` where they are shared out in the group.
+    assigned: Option<Assigned>,
+    /// Held by the one who polls.
+    turn: tokio::sync::Mutex<()>,
+    /// What the last poll answered, where the next one says that it is done.
+    last: Mutex<Option<LastPoll>>,
+}
+
+/// The user's choice of queues, by topic.
+#[derive(Debug)]
+struct Assigned {
+    /// The filters of topics that get others than all of their messages.
+    filters: BTreeMap<String, Filter>,
+    queues: Mutex<BTreeMap<Arc<str>, BTreeSet<MessageQueue>>>,
+    /// Held by the one who changes it.
+    changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct LastPoll {
+    queue: Arc<AssignedQueue>,
+    epoch: u32,
+    offsets: Vec<i64>,
+    _in_hand: InHand,
+}
+
+impl Polling {
+    /// Of a member of a group.
+    pub(crate) fn in_group(auto_commit: bool) -> Self {
+        Self { auto_commit, assigned: None, turn: tokio::sync::Mutex::default(), last: Mutex::default() }
+    }
+
+    /// Of queues the user chooses.
+    pub(crate) fn of_queues(auto_commit: bool, filters: BTreeMap<String, Filter>) -> Self {
+        let assigned = Assigned { filters, queues: Mutex::default(), changing: tokio::sync::Mutex::default() };
+        Self { assigned: Some(assigned), ..Self::in_group(auto_commit) }
+    }
+
+    pub(crate) fn is_assigned(&self) -> bool {
+        self.assigned.is_some()
+    }
+
+    pub(crate) fn auto_commit(&self) -> bool {
+        self.auto_commit
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<LastPoll>> {
+        self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Nobody says any more that what the last poll answered is done: it comes again.
+    pub(crate) async fn end(&self) {
+        let _turn = self.turn.lock().await;
+        self.last().take();
+    }
+
+    /// What the last poll answered is done.
+    fn finish_last(&self) {
+        if let Some(last) = self.last().take() {
+            last.queue.finish_all(last.epoch, last.offsets);
+        }
+    }
+}
+
+impl Assigned {
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, BTreeSet<MessageQueue>>> {
+        self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Member {
+    /// What a queue of ours has beside, where it is polled.
+    pub(crate) fn polled_queue(&self) -> Option<PolledQueue> {
+        self.polling.as_ref().map(|polling| PolledQueue::new(polling.auto_commit))
+    }
+
+    /// The messages of one pull, as soon as there are any; none when the time is up.
+    pub(crate) async fn poll(&self, limit: Duration) -> Result<Vec<StoredMessage>, Error> {
+        let Some(polling) = &self.polling else { return Ok(Vec::new()) };
+        let poll = async {
+            let _turn = polling.turn.lock().await;
+            if self.stopped.is_cancelled() {
+                return Err(Error::ShutDown);
+            }
+            polling.finish_last();
+            loop {
+                let task = tokio::select! {
+                    biased;
+                    () = self.stopped.cancelled() => return Err(Error::ShutDown),
+                    task = self.dispatcher.next_many(usize::MAX) => task,
+                };
+                let queue = task.queue.clone();
+                let Some(task) = queue.unless_paused(task) else { continue };
+                let Some(in_hand) = task.queue.take_in_hand() else { continue };
+                // Somebody may have chosen another offset since these were fetched.
+                if task.queue.window().epoch() != task.epoch {
+                    continue;
+                }
+                let offsets = task.messages.iter().map(StoredMessage::queue_offset).collect();
+                match polling.auto_commit {
+                    true => {
+                        let last = LastPoll { queue: task.queue, epoch: task.epoch, offsets, _in_hand: in_hand };
+                        *polling.last() = Some(last);
+                    }
+                    false => task.queue.finish_all(task.epoch, offsets),
+                }
+                return Ok(task.messages.iter().map(|message| self.as_the_user_sees_it(message)).collect());
+            }
+        };
+        let deadline = Instant::now().checked_add(limit);
+        match deadline {
+            Some(deadline) => timeout_at(deadline, poll).await.unwrap_or_else(|_| Ok(Vec::new())),
+            None => poll.await,
+        }
+    }
+
+    /// Records what all polls so far have answered.
+    pub(crate) async fn commit_polled(self: &Arc<Self>) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        if let Some(polling) = &self.polling {
+            polling.finish_last();
+        }
+        let queues: Vec<_> = self.queues().values().cloned().collect();
+        for assigned in &queues {
+            if let Some(polled) = &assigned.polled {
+                polled.commit(assigned.window().commit_offset());
+            }
+        }
+        self.record_polled(queues).await
+    }
+
+    /// Records offsets of the user's choice.
+    pub(crate) async fn commit_offsets(
+        self: &Arc<Self>,
+        offsets: impl IntoIterator<Item = (MessageQueue, i64)>,
+    ) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        if self.polling.as_ref().is_some_and(Polling::auto_commit) {
+            let message = "is on: the polls say how far the group is";
+            return Err(rocketmq_common::Error::Config { option: "auto_commit", message }.into());
+        }
+        let mut chosen = Vec::new();
+        for (queue, offset) in offsets {
+            let assigned = self.assigned_queue(&queue)?;
+            if offset < 0 {
+                return Err(Error::OffsetOutOfRange { queue, offset, min: 0, max: i64::MAX });
+            }
+            chosen.push((assigned, offset));
+        }
+        for (assigned, offset) in &chosen {
+            if let Some(polled) = &assigned.polled {
+                polled.commit(Some(*offset));
+            }
+        }
+        self.record_polled(chosen.into_iter().map(|(assigned, _)| assigned).collect()).await
+    }
+
+    async fn record_polled(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Result<(), Error> {
+        let moved = queues.into_iter().filter(|assigned| assigned.to_record().is_some()).collect();
+        match self.record_all(moved).await {
+            0 => Ok(()),
+            queues => Err(Error::NotRecorded { queues }),
+        }
+    }
+
+    /// One of our queues, by the name the user knows.
+    pub(crate) fn assigned_queue(&self, queue: &MessageQueue) -> Result<Arc<AssignedQueue>, Error> {
+        let wrapped = self.client.namespace().wrap_queue(queue.clone());
+        let found = self.queues().get(&wrapped).filter(|assigned| !assigned.is_revoked()).cloned();
+        found.ok_or_else(|| Error::NotAssigned { queue: queue.clone() })
+    }
+
+    /// The offset of the message of a queue that the next polls answer first; `None` before it is known where to begin.
+    pub(crate) fn position(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        let assigned = self.assigned_queue(queue)?;
+        let last = self.polling.as_ref().map(|polling| polling.last());
+        let of_last = last.as_ref().and_then(|last| last.as_ref()).filter(|last| Arc::ptr_eq(&last.queue, &assigned));
+        let window = assigned.window();
+        let polled = of_last.filter(|last| last.epoch == window.epoch()).and_then(|last| last.offsets.last());
+        Ok(match polled {
+            Some(polled) => window.next_after(*polled),
+            None => window.commit_offset(),
+        })
+    }
+
+    /// Goes on elsewhere in a queue.
+    pub(crate) async fn seek(&self, queue: &MessageQueue, position: Position) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let wire = self.assigned_queue(queue)?.queue.clone();
+        let offset = match position {
+            Position::Begin => self.client.min_offset(&wire).await?.max(0),
+            Position::End => self.client.max_offset(&wire).await?,
+            Position::Timestamp(time) => self.client.offset_at(&wire, time).await?,
+            Position::Offset(offset) => {
+                let (min, max) = tokio::try_join!(self.client.min_offset(&wire), self.client.max_offset(&wire))?;
+                if !(min.max(0)..=max).contains(&offset) {
+                    return Err(Error::OffsetOutOfRange { queue: queue.clone(), offset, min, max });
+                }
+                offset
+            }
+        };
+        // It may have gone to another member meanwhile.
+        let assigned = self.assigned_queue(queue)?;
+        if let Some(polling) = &self.polling {
+            let mut last = polling.last();
+            if last.as_ref().is_some_and(|last| Arc::ptr_eq(&last.queue, &assigned)) {
+                *last = None;
+            }
+        }
+        let epoch = assigned.move_to(offset);
+        // What was fetched from there on meanwhile stays.
+        if let Some(polled) = &assigned.polled {
+            polled.keep_only(epoch);
+        }
+        self.dispatcher.keep_only(&assigned, epoch);
+        tracing::debug!(group = %self.group, queue = %assigned.queue, offset, "sought");
+        Ok(())
+    }
+
+    pub(crate) fn pause(&self, queues: &[MessageQueue]) -> Result<(), Error> {
+        for assigned in self.all_assigned(queues)? {
+            if let Some(polled) = &assigned.polled {
+                polled.pause();
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn resume(&self, queues: &[MessageQueue]) -> Result<(), Error> {
+        for assigned in self.all_assigned(queues)? {
+            if let Some(polled) = &assigned.polled {
+                self.dispatcher.put_back(polled.resume().into_iter());
+            }
+        }
+        Ok(())
+    }
+
+    fn all_assigned(&self, queues: &[MessageQueue]) -> Result<Vec<Arc<AssignedQueue>>, Error> {
+        queues.iter().map(|queue| self.assigned_queue(queue)).collect()
+    }
+
+    /// Takes the queues of the user's choice, and gives the others up.
+    pub(crate) async fn assign(self: &Arc<Self>, queues: BTreeSet<MessageQueue>) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let assigned = self.polling.as_ref().and_then(|polling| polling.assigned.as_ref());
+        let assigned = assigned.ok_or(Error::SubscribedAndAssigned)?;
+        let plain = assigned.subscriptions_of(&queues)?;
+        let subscriptions = wrapped(self.client.namespace(), plain)?;
+        let _changing = assigned.changing.lock().await;
+        let mut by_topic: BTreeMap<Arc<str>, BTreeSet<MessageQueue>> = BTreeMap::new();
+        for queue in queues {
+            let queue = self.client.namespace().wrap_queue(queue);
+            by_topic.entry(queue.topic.clone()).or_default().insert(queue);
+        }
+        let before: Vec<_> = self.subscriptions().keys().cloned().collect();
+        {
+            let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let known = Arc::make_mut(&mut known);
+            for (topic, data) in subscriptions {
+                known.entry(topic).or_insert(data);
+            }
+        }
+        *assigned.queues() = by_topic.clone();
+        self.look_routes_up().await;
+        for (topic, subscription) in self.subscriptions().iter() {
+            let share = by_topic.get(topic).cloned().unwrap_or_default();
+            self.take_over(topic, subscription, share, 1).await;
+        }
+        let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for topic in before.iter().filter(|topic| !by_topic.contains_key(*topic)) {
+            Arc::make_mut(&mut known).remove(topic);
+        }
+        Ok(())
+    }
+}
+
+impl Assigned {
+    fn subscriptions_of(&self, queues: &BTreeSet<MessageQueue>) -> Result<crate::subscriptions::Subscriptions, Error> {
+        let version_ms = now_ms();
+        let mut subscriptions = crate::subscriptions::Subscriptions::new();
+        for queue in queues {
+            let filter = self.filters.get(&*queue.topic).cloned().unwrap_or_else(Filter::all);
+            let data = parse_one(&queue.topic, &filter, version_ms)?;
+            subscriptions.insert(queue.topic.clone(), Arc::new(data));
+        }
+        Ok(subscriptions)
+    }
+}
+
+/// Keeps the routes of assigned queues known; nobody shares these out.
+pub(crate) async fn keep_routes(member: Arc<Member>) {
+    loop {
+        let unknown = member.subscriptions().keys().any(|topic| member.client.known_route(topic).is_none());
+        let pause = if unknown { UNKNOWN_PAUSE } else { member.config.rebalance_interval };
+        tokio::select! {
+            () = member.stopped.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        tokio::select! {
+            () = member.stopped.cancelled() => return,
+            () = member.look_routes_up() => {}
+        }
+    }
+}
+
+/// How soon the route of a topic that does not exist yet is looked up again.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);

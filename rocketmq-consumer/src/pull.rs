@@ -1,0 +1,275 @@
+use crate::{
+    Error, Filter, Position, PullConsumerBuilder,
+    member::{Handle, Member},
+    pull_once::{Pulled, pull_once},
+};
+use rocketmq_common::{Client, MessageQueue, StoredMessage};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Fetches messages when its user asks for them, from queues that are shared out in a group, or that the user chooses. A
+/// cheap handle.
+///
+/// Messages are fetched ahead in the background, up to the limits of [`PullConfig`](crate::PullConfig). Nothing comes
+/// again by itself: there are no retries and no dead letters. [`shutdown`](Self::shutdown) records the offsets; dropping
+/// the last handle stops everything at once.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use rocketmq_consumer::{Filter, PullConsumer};
+/// use std::time::Duration;
+///
+/// let puller = PullConsumer::builder("audit").name_servers(["127.0.0.1:9876"])
+///     .subscribe("order-created", Filter::all()).start().await?;
+/// for message in puller.poll(Duration::from_secs(1)).await? {
+///     println!("{message:?}");
+/// }
+/// puller.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Protocol
+/// Java: `DefaultLitePullConsumer`.
+#[derive(Clone, Debug)]
+pub struct PullConsumer(Arc<Handle>);
+
+impl PullConsumer {
+    /// A consumer of `group`, to be wired up and started.
+    pub fn builder(group: impl Into<String>) -> PullConsumerBuilder {
+        PullConsumerBuilder::new(group.into())
+    }
+
+    pub(crate) fn new(handle: Handle) -> Self {
+        Self(Arc::new(handle))
+    }
+
+    fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+
+    /// The next messages, all of one queue and in its order: what one pull has brought. None where the time is up.
+    ///
+    /// With [`auto_commit`](crate::PullConfig::auto_commit) a poll says that whatever the polls before it answered is
+    /// done. So who polls from several tasks has to commit by hand.
+    ///
+    /// # Errors
+    /// [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub async fn poll(&self, timeout: Duration) -> Result<Vec<StoredMessage>, Error> {
+        self.0.poll(timeout).await
+    }
+
+    /// Records, for all queues, that what the polls so far have answered is done, and waits until the brokers have it.
+    ///
+    /// # Errors
+    /// [`Error::NotRecorded`] where some could not be recorded: they will be in the background, or by the next call;
+    /// [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the offsets are recorded sooner or later, even if the future is dropped.
+    pub async fn commit(&self) -> Result<(), Error> {
+        self.member().commit_polled().await
+    }
+
+    /// Records offsets of one's choice: of the next message the group has to consume in each queue. Positions stay.
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`], [`Error::OffsetOutOfRange`] for one below 0: nothing is recorded then; [`Error::Client`]
+    /// with [`auto_commit`](crate::PullConfig::auto_commit); else as [`commit`](Self::commit).
+    ///
+    /// # Cancel safety
+    /// As [`commit`](Self::commit).
+    pub async fn commit_offsets(&self, offsets: impl IntoIterator<Item = (MessageQueue, i64)>) -> Result<(), Error> {
+        self.member().commit_offsets(offsets).await
+    }
+
+    /// The offset the group has recorded in a queue, whoever consumes it; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where the broker does not tell, [`Error::OffsetStore`] where a store of one's own does not.
+    pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        self.0.recorded_offset(&self.wire_queue(queue)).await
+    }
+
+    /// The offset of the message of a queue that comes next; `None` before it is known where to begin.
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`].
+    pub fn position(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        self.0.position(queue)
+    }
+
+    /// Goes on elsewhere in a queue: the next polls answer messages from there on. What was fetched before is dropped.
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`]; [`Error::OffsetOutOfRange`] for an offset the queue does not have; [`Error::Client`]
+    /// where the broker does not tell the offsets of the queue; [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped changes nothing.
+    pub async fn seek(&self, queue: &MessageQueue, position: Position) -> Result<(), Error> {
+        self.0.seek(queue, position).await
+    }
+
+    /// Polls answer nothing from these queues until [`resume`](Self::resume), and no more is fetched from them.
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`] for the first that is not: then all go on.
+    pub fn pause(&self, queues: &[MessageQueue]) -> Result<(), Error> {
+        self.0.pause(queues)
+    }
+
+    /// Ends a pause. Other queues go on as they are.
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`] for the first that is not: then all pauses stay.
+    pub fn resume(&self, queues: &[MessageQueue]) -> Result<(), Error> {
+        self.0.resume(queues)
+    }
+
+    /// Fetches from these queues from now on, and no others. Those that stay go on where they are.
+    ///
+    /// # Errors
+    /// [`Error::SubscribedAndAssigned`] where queues are shared out; [`Error::Client`] for a bad name;
+    /// [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped some queues may have been taken and given up, others not; assigning again mends it.
+    pub async fn assign(&self, queues: impl IntoIterator<Item = MessageQueue>) -> Result<(), Error> {
+        self.member().assign(queues.into_iter().collect()).await
+    }
+
+    /// Subscribes to a topic more, or to one with another filter, as
+    /// [`PushConsumer::subscribe`](crate::PushConsumer::subscribe).
+    ///
+    /// # Errors
+    /// As there; [`Error::SubscribedAndAssigned`] where the user chooses the queues.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn subscribe(&self, topic: impl Into<String>, filter: Filter) -> Result<(), Error> {
+        self.0.expect_in_group()?;
+        self.member().subscribe(topic.into(), &filter).await
+    }
+
+    /// Unsubscribes from a topic, as [`PushConsumer::unsubscribe`](crate::PushConsumer::unsubscribe).
+    ///
+    /// # Errors
+    /// As there; [`Error::SubscribedAndAssigned`] where the user chooses the queues.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn unsubscribe(&self, topic: &str) -> Result<(), Error> {
+        self.0.expect_in_group()?;
+        self.member().unsubscribe(topic).await
+    }
+
+    /// The queues that belong to this consumer now.
+    pub fn assigned_queues(&self) -> Vec<MessageQueue> {
+        self.0.assigned_queues()
+    }
+
+    /// All queues of a topic that can be read, to choose from.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where there is no such topic, or no name server tells.
+    pub async fn topic_queues(&self, topic: &str) -> Result<Vec<MessageQueue>, Error> {
+        let namespace = self.0.client.namespace();
+        let route = self.0.client.route(&namespace.wrap(topic).as_ref().into()).await;
+        let route = route.map_err(|error| namespace.strip_error(error))?;
+        Ok(route.read_queues().iter().map(|queue| namespace.strip_queue(queue.clone())).collect())
+    }
+
+    /// Pulls once, beside the polls: up to `max` messages of any queue from an offset on, waiting up to `wait` where
+    /// there is none. It changes no position and records nothing. A subscription to the topic filters.
+    ///
+    /// ```no_run
+    /// # async fn run(puller: rocketmq_consumer::PullConsumer) -> Result<(), rocketmq_consumer::Error> {
+    /// # use std::time::Duration;
+    /// let queue = rocketmq_consumer::MessageQueue::new("order-created", "broker-a", 0);
+    /// let mut offset = puller.min_offset(&queue).await?;
+    /// while offset < puller.max_offset(&queue).await? {
+    ///     let pulled = puller.pull(&queue, offset, 32, Duration::ZERO).await?;
+    ///     println!("{} messages", pulled.messages.len());
+    ///     offset = pulled.next_offset;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Client`], with the broker's code where it refuses; [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped leaves nothing behind.
+    ///
+    /// # Protocol
+    /// Java: `DefaultMQPullConsumer.pull` and `pullBlockIfNotFound`.
+    pub async fn pull(&self, queue: &MessageQueue, offset: i64, max: i32, wait: Duration) -> Result<Pulled, Error> {
+        pull_once(self.member(), self.wire_queue(queue), offset, max, wait).await
+    }
+
+    /// The first offset a queue still holds.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where the broker does not tell.
+    pub async fn min_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
+        let queue = self.known_queue(queue).await?;
+        Ok(self.0.client.min_offset(&queue).await?)
+    }
+
+    /// The next offset to be written in a queue.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where the broker does not tell.
+    pub async fn max_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
+        let queue = self.known_queue(queue).await?;
+        Ok(self.0.client.max_offset(&queue).await?)
+    }
+
+    /// The offset of the first message of a queue stored at or after `time`; its end where all are older. Brokers of 4.9
+    /// answer the message that is closest instead.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where the broker does not tell.
+    pub async fn offset_at(&self, queue: &MessageQueue, time: SystemTime) -> Result<i64, Error> {
+        let queue = self.known_queue(queue).await?;
+        Ok(self.0.client.offset_at(&queue, time).await?)
+    }
+
+    /// The consumer group.
+    pub fn group(&self) -> &str {
+        self.0.group()
+    }
+
+    /// The client this consumer fetches by.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Fetches no more, records the offsets, leaves the group and ends all connections. What the last poll answered
+    /// counts as done only if [`commit`](Self::commit) said so.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.member().shutdown().await
+    }
+
+    fn wire_queue(&self, queue: &MessageQueue) -> MessageQueue {
+        self.0.client.namespace().wrap_queue(queue.clone())
+    }
+
+    /// A queue as the wire knows it, once its topic's route is known.
+    async fn known_queue(&self, queue: &MessageQueue) -> Result<MessageQueue, Error> {
+        let queue = self.wire_queue(queue);
+        let namespace = self.0.client.namespace();
+        self.0.client.route(&queue.topic).await.map_err(|error| namespace.strip_error(error))?;
+        Ok(queue)
+    }
+}

@@ -1,0 +1,140 @@
+use crate::{
+    Error, Filter, PullConfig, PullConsumer,
+    member::{Manner, Member},
+    polling::Polling,
+    topic_watch::{TopicListener, watch},
+    wiring::{Wiring, manner_setters, wiring_setters},
+};
+use rocketmq_common::{MessageQueue, StoredMessage, message::names::check_topic};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Wires a pull consumer up; made by [`PullConsumer::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until start"]
+pub struct PullConsumerBuilder {
+    wiring: Wiring,
+    manner: Manner,
+    assigned: Option<BTreeSet<MessageQueue>>,
+    assign_filters: BTreeMap<String, Filter>,
+    topic_listeners: Vec<TopicListener>,
+    config: PullConfig,
+}
+
+impl PullConsumerBuilder {
+    pub(crate) fn new(group: String) -> Self {
+        let config = PullConfig::default();
+        Self {
+            wiring: Wiring::new(group),
+            manner: Manner::new(config.clone().into_member()),
+            assigned: None,
+            assign_filters: BTreeMap::new(),
+            topic_listeners: Vec::new(),
+            config,
+        }
+    }
+
+    wiring_setters!();
+    manner_setters!();
+
+    /// Fetches from these queues, and no others, whatever other consumers of the group do: the queues are not shared out,
+    /// and the consumer is none of the group's members. It takes the place of subscriptions.
+    /// [`assign`](PullConsumer::assign) changes it later.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
+    /// use rocketmq_consumer::{MessageQueue, Position, PullConsumer};
+    /// use std::time::Duration;
+    ///
+    /// let queue = MessageQueue::new("order-created", "broker-a", 0);
+    /// let puller = PullConsumer::builder("audit").name_servers(["127.0.0.1:9876"])
+    ///     .assign([queue.clone()]).start().await?;
+    /// puller.seek(&queue, Position::Begin).await?;
+    /// let messages = puller.poll(Duration::from_secs(1)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Protocol
+    /// Java: `DefaultLitePullConsumer.assign`.
+    pub fn assign(mut self, queues: impl IntoIterator<Item = MessageQueue>) -> Self {
+        self.assigned.get_or_insert_default().extend(queues);
+        self
+    }
+
+    /// Which messages of assigned queues of a topic are wanted. Default: all.
+    ///
+    /// # Protocol
+    /// Java: `DefaultLitePullConsumer.setSubExpressionForAssign`.
+    pub fn assign_filter(mut self, topic: impl Into<String>, filter: Filter) -> Self {
+        self.assign_filters.insert(topic.into(), filter);
+        self
+    }
+
+    /// Whom to tell the queues of a topic: at the start, and whenever some have come or gone; with
+    /// [`assign`](Self::assign) nobody else takes the new ones. Called within a second of when the client learns of it,
+    /// which takes up to its [route refresh](rocketmq_common::ClientConfig::route_refresh_interval). It must not block.
+    ///
+    /// # Protocol
+    /// Java: `DefaultLitePullConsumer.registerTopicMessageQueueChangeListener`.
+    pub fn on_topic_change(
+        mut self,
+        topic: impl Into<String>,
+        listener: impl Fn(&[MessageQueue]) + Send + Sync + 'static,
+    ) -> Self {
+        self.topic_listeners.push(TopicListener { topic: topic.into(), tell: Arc::new(listener) });
+        self
+    }
+
+    /// Every member of the group gets all messages, and keeps its own offsets in a local file, as with
+    /// [`PushConsumerBuilder::broadcast`](crate::PushConsumerBuilder::broadcast).
+    pub fn broadcast(mut self) -> Self {
+        self.manner.is_broadcast = true;
+        self
+    }
+
+    /// How to fetch. Default: [`PullConfig::default`].
+    pub fn config(mut self, config: PullConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts to fetch.
+    ///
+    /// # Errors
+    /// [`Error::NoSubscription`] where nothing is subscribed to or assigned, [`Error::SubscribedAndAssigned`] where both
+    /// is; [`Error::Clash`], [`Error::Filter`], [`Error::FilterRefused`] for a filter; [`Error::Client`] for a bad name
+    /// or option, and where no name server answers within the request timeout. A topic that does not exist yet is no
+    /// error: it is fetched from once it does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn start(self) -> Result<PullConsumer, Error> {
+        let Self { mut wiring, mut manner, assigned, assign_filters, topic_listeners, config } = self;
+        let auto_commit = config.auto_commit;
+        manner.config = config.into_member();
+        manner.polling = Some(match &assigned {
+            Some(_) if !wiring.subscriptions.is_empty() => return Err(Error::SubscribedAndAssigned),
+            Some(queues) => {
+                let topics: BTreeSet<_> = queues.iter().map(|queue| &*queue.topic).collect();
+                let filter = |topic: &str| assign_filters.get(topic).cloned().unwrap_or_else(Filter::all);
+                wiring.subscriptions = topics.into_iter().map(|topic| (topic.to_owned(), filter(topic))).collect();
+                Polling::of_queues(auto_commit, assign_filters)
+            }
+            None => Polling::in_group(auto_commit),
+        });
+        for listener in &topic_listeners {
+            check_topic(&listener.topic).map_err(rocketmq_common::Error::from)?;
+        }
+        let handle = Member::start(wiring, manner).await?;
+        if let Some(queues) = assigned {
+            handle.assign(queues).await?;
+        }
+        for listener in topic_listeners {
+            handle.tasks.spawn(watch(handle.clone(), listener));
+        }
+        Ok(PullConsumer::new(handle))
+    }
+}
