@@ -1,6 +1,7 @@
 mod calls;
 mod locks;
 mod members;
+mod pop;
 mod replies;
 mod routes;
 

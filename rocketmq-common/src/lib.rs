@@ -16,6 +16,7 @@ mod identity;
 mod name_server;
 mod namespace;
 mod pool;
+pub mod pop;
 pub mod protocol;
 pub mod random;
 pub mod resolver;

@@ -9,6 +9,7 @@ mod lenient;
 mod lock;
 mod message;
 mod offset;
+mod pop;
 mod reply;
 mod route;
 mod transaction;
@@ -26,6 +27,10 @@ pub use message::{
 };
 pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
+};
+pub use pop::{
+    AckMessage, BadBase64, BatchAck, BatchAckMessage, BatchAcks, ChangeInvisibleTime, Hidden, Notice, Notification,
+    OffsetBits, PopHead, PopMessage, Popped,
 };
 pub use reply::{PushReply, SendReply};
 pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData};

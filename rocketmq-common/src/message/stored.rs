@@ -219,6 +219,13 @@ impl StoredMessage {
         self
     }
 
+    /// Gives it another count of how often it was consumed in vain: of one popped in order, which only the answer tells.
+    #[must_use]
+    pub fn with_reconsume_times(mut self, times: i32) -> Self {
+        self.reconsume_times = times;
+        self
+    }
+
     /// Moves the position in the queue, for a queue whose offsets are counted over several brokers.
     pub fn add_offset(&mut self, delta: i64) {
         self.queue_offset = self.queue_offset.saturating_add(delta);

@@ -102,6 +102,20 @@ fn pulls_read_and_write_as_java_writes_them() {
 }
 
 #[test]
+fn pops_and_acks_read_and_write_as_java_writes_them() {
+    let (request, ()) = asked::<PopMessage>("200050_pop_request_topic_550", &[]);
+    assert_eq!((request.queue_id, request.max_messages, request.poll_time_ms), (-1, 32, 15_000));
+    let Popped::Found(head, body) = answered::<PopMessage>("200050_pop_reply_topic_550") else { panic!("nothing") };
+    assert_eq!(head.start_offsets.as_deref(), Some("0 0 13;0 1 19"));
+    assert_eq!((head.rest, body.len()), (Some(0), 5618));
+    let (request, ()) = asked::<AckMessage>("200051_ack_request_550", &[]);
+    assert_eq!(request.extra_info, "12 1795380441916 60000 0 0 broker-a 3 17");
+    let handle: crate::pop::ReceiptHandle = request.extra_info.parse().unwrap();
+    assert_eq!((handle.queue_id, handle.offset), (request.queue_id, request.offset));
+    answered::<AckMessage>("200051_ack_reply_550");
+}
+
+#[test]
 fn offsets_read_and_write_as_java_writes_them() {
     for name in ["request_550", "request_binary_550", "request_497", "request_binary_497"] {
         asked::<QueryConsumerOffset>(&format!("000014_query_offset_{name}"), &[]);
