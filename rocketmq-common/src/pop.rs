@@ -384,21 +384,19 @@ mod tests {
     fn each_queue_has_a_check_point_of_its_own() {
         let messages = [message("t", 0, 13, ""), message("t", 0, 15, ""), message("t", 1, 19, "")];
         let told = head("0 0 12;0 1 19", "0 0 13,15;0 1 19", "");
-        assert_eq!(handles(&told, &messages), [
-            "12 1000 60000 3 0 b 0 13",
-            "12 1000 60000 3 0 b 0 15",
-            "19 1000 60000 3 0 b 1 19"
-        ]);
+        assert_eq!(
+            handles(&told, &messages),
+            ["12 1000 60000 3 0 b 0 13", "12 1000 60000 3 0 b 0 15", "19 1000 60000 3 0 b 1 19"]
+        );
     }
 
     #[test]
     fn without_check_points_the_first_message_of_a_queue_begins_one() {
         let messages = [message("t", 0, 13, ""), message("t", 0, 15, ""), message("%RETRY%g_t", 0, 2, "")];
-        assert_eq!(handles(&head("", "", ""), &messages), [
-            "13 1000 60000 3 0 b 0 13",
-            "13 1000 60000 3 0 b 0 15",
-            "2 1000 60000 3 1 b 0 2"
-        ]);
+        assert_eq!(
+            handles(&head("", "", ""), &messages),
+            ["13 1000 60000 3 0 b 0 13", "13 1000 60000 3 0 b 0 15", "2 1000 60000 3 1 b 0 2"]
+        );
     }
 
     #[test]
@@ -461,7 +459,10 @@ mod tests {
             ("0 0 13", "0 0 13", "0 0 x"),
             ("0 0 13", "0 0 1,2", ""),
         ] {
-            assert!(receipts(&head(starts, offsets, counts), &"b".into(), &one).is_err(), "{starts} {offsets} {counts}");
+            assert!(
+                receipts(&head(starts, offsets, counts), &"b".into(), &one).is_err(),
+                "{starts} {offsets} {counts}"
+            );
         }
     }
 

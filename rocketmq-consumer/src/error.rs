@@ -1,5 +1,8 @@
 use crate::{FilterError, OffsetFileError};
-use rocketmq_common::MessageQueue;
+use rocketmq_common::{
+    MessageQueue,
+    pop::{HandleError, PopInfoError},
+};
 use std::sync::Arc;
 
 /// Why a consumer did not start, or did not end well.
@@ -81,6 +84,27 @@ pub enum Error {
         messages: usize,
         /// The queues whose last offset could not be recorded.
         queues: usize,
+    },
+    /// The broker knows nothing of pops: it is older than 5.0.
+    #[error("broker {broker_name} cannot be popped from: pops came with RocketMQ 5")]
+    PopNotSupported {
+        /// The broker.
+        broker_name: String,
+    },
+    /// What a broker tells of popped messages cannot be read; they come again.
+    #[error("what the broker tells of popped messages cannot be read")]
+    PopInfo(#[from] PopInfoError),
+    /// A text is no receipt handle.
+    #[error("the text is no receipt handle")]
+    Handle(#[from] HandleError),
+    /// The invisible time of a message is over: it may have come again already.
+    #[error("the invisible time of the message is over")]
+    Expired,
+    /// The broker knows of no such delivery of a message.
+    #[error("the broker refuses the receipt handle")]
+    HandleRefused {
+        /// What the broker says.
+        source: rocketmq_common::Error,
     },
     /// The consumer has been shut down.
     #[error("the consumer has been shut down")]

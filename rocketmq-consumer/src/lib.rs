@@ -39,6 +39,14 @@ mod ordered;
 mod outcome;
 mod polled_queue;
 mod polling;
+mod pop;
+mod pop_builder;
+mod pop_config;
+mod pop_handle;
+mod pop_settle;
+mod pop_watch;
+mod popped;
+mod popper;
 mod process_queue;
 mod pull;
 mod pull_builder;
@@ -63,8 +71,16 @@ pub use pull::PullConsumer;
 pub use pull_builder::PullConsumerBuilder;
 pub use pull_config::{Position, PullConfig};
 pub use pull_once::{PullStatus, Pulled};
+pub use pop::PopConsumer;
+pub use pop_builder::PopConsumerBuilder;
+pub use pop_config::PopConfig;
+pub use popped::PoppedMessage;
 pub use push::PushConsumer;
-pub use rocketmq_common::{ClientConfig, Error as ClientError, MessageQueue, StoredMessage, resolver};
+pub use rocketmq_common::{
+    ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    pop::{HandleError, PopInfoError},
+    resolver,
+};
 pub use stream::{Delivery, MessageStream};
 pub use subscription::{Filter, FilterError};
 

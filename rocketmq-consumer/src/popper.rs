@@ -1,0 +1,449 @@
+use crate::{
+    Error, Filter, PopConfig, PoppedMessage, StartAt,
+    pop_config::{check_invisible, check_max, millis},
+    pop_handle::Kept,
+    pop_watch::Watches,
+    subscription::wants,
+    subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
+    wiring::{Wired, Wiring},
+};
+use rocketmq_common::{
+    Backoff, Client, Error as ClientError, StoredMessage,
+    message::{DecodeLimits, decode_records},
+    pop::receipts,
+    protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, PopHead, PopMessage, Popped, SubscriptionData},
+    random::random_u64,
+    remote::{Deadline, ResponseCode},
+};
+use std::{
+    collections::BTreeSet,
+    ops::Deref,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the last handle of a consumer has: dropping it stops everything.
+#[derive(Debug)]
+pub(crate) struct Handle(Arc<Popper>);
+
+impl Deref for Handle {
+    type Target = Arc<Popper>;
+
+    fn deref(&self) -> &Arc<Popper> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stopped.cancel();
+    }
+}
+
+/// One member of a group that pops.
+#[derive(Debug)]
+pub(crate) struct Popper {
+    pub(crate) client: Client,
+    pub(crate) group: Arc<str>,
+    pub(crate) config: PopConfig,
+    subscriptions: Mutex<Arc<Subscriptions>>,
+    /// Where the next round of the brokers begins.
+    turn: AtomicUsize,
+    pub(crate) watches: Watches,
+    owns_client: bool,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopped: CancellationToken,
+    shut_down: AtomicBool,
+}
+
+/// What is popped from: all queues that a broker has of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    pub(crate) topic: Arc<str>,
+    pub(crate) broker_name: Arc<str>,
+}
+
+/// What one round of all brokers came to.
+#[derive(Debug, Default)]
+struct Round {
+    /// A broker answered, if only that it has nothing.
+    answered: bool,
+    /// Messages came, and nobody wants them.
+    unwanted: bool,
+    failure: Option<Error>,
+}
+
+/// What a broker gave: the messages for the user, and whether there were others.
+#[derive(Debug, Default)]
+struct Taken {
+    messages: Vec<PoppedMessage>,
+    unwanted: bool,
+}
+
+impl Popper {
+    pub(crate) async fn start(wiring: Wiring, config: PopConfig) -> Result<Handle, Error> {
+        config.check()?;
+        // What comes again does so by retry topics of the topics themselves, which are popped along with them.
+        let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, false).await?;
+        let popper = Arc::new(Self {
+            client,
+            group,
+            config,
+            subscriptions: Mutex::new(Arc::new(subscriptions)),
+            turn: AtomicUsize::default(),
+            watches: Watches::default(),
+            owns_client,
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+            shut_down: AtomicBool::new(false),
+        });
+        // Nothing is shared out among the members, so nobody listens to who comes and goes.
+        popper.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
+        // From here on, a dropped future drops the handle, and that stops everything.
+        let handle = Handle(popper);
+        handle.look_routes_up().await;
+        handle.client.heartbeat().await;
+        tracing::info!(group = %handle.group, client = %handle.client.id(), "pop consumer started");
+        Ok(handle)
+    }
+
+    /// The group, as the user names it.
+    pub(crate) fn group(&self) -> &str {
+        self.client.namespace().strip_group(&self.group)
+    }
+
+    pub(crate) async fn receive(
+        self: &Arc<Self>,
+        max: usize,
+        invisible: Duration,
+    ) -> Result<Vec<PoppedMessage>, Error> {
+        let max = check_max(max)?;
+        let invisible_ms = check_invisible(invisible)?;
+        tokio::select! {
+            biased;
+            () = self.stopped.cancelled() => Err(Error::ShutDown),
+            received = self.receive_until_stopped(max, invisible_ms) => received,
+        }
+    }
+
+    /// Asks the brokers in turn until one gives messages, or time is over.
+    async fn receive_until_stopped(self: &Arc<Self>, max: i32, invisible_ms: i64) -> Result<Vec<PoppedMessage>, Error> {
+        let until = Deadline::after(self.config.long_poll);
+        let mut bell = self.watches.bell();
+        let (mut failures, mut in_vain) = (0, 0);
+        loop {
+            let rung = bell.borrow_and_update().clone();
+            let mut round = Round::default();
+            for (target, subscription) in self.targets(rung, &mut round).await {
+                match self.pop(&target, &subscription, max, invisible_ms).await {
+                    Ok(taken) if !taken.messages.is_empty() => return Ok(taken.messages),
+                    Ok(taken) => {
+                        round.answered = true;
+                        round.unwanted |= taken.unwanted;
+                        if !taken.unwanted && !until.has_passed() {
+                            Watches::watch(self, &target, &subscription);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(
+                            group = %self.group, topic = %target.topic, broker = %target.broker_name,
+                            error = &error as &dyn std::error::Error, "nothing popped"
+                        );
+                        round.failure = Some(error);
+                    }
+                }
+            }
+            let Round { answered, unwanted, failure } = round;
+            match failure {
+                Some(error) if !answered && (until.has_passed() || !is_passing(&error)) => return Err(error),
+                _ if until.has_passed() => return Ok(Vec::new()),
+                _ if unwanted => continue,
+                Some(_) if !answered => failures += 1,
+                _ => failures = 0,
+            }
+            let pause = if failures > 0 { BACKOFF.wait(failures, random_u64()) } else { LONGEST_PAUSE };
+            // A broker may speak of messages that it does not give.
+            let deaf = IN_VAIN.wait(in_vain, random_u64()).min(until.remaining());
+            sleep(deaf).await;
+            tokio::select! {
+                _ = bell.changed() => in_vain += 1,
+                () = sleep(pause.min(until.remaining())) => in_vain = 0,
+            }
+        }
+    }
+
+    /// What to pop from now: the one whose bell has rung first, then all others in turn.
+    async fn targets(&self, rung: Option<Target>, round: &mut Round) -> Vec<(Target, Arc<SubscriptionData>)> {
+        let mut targets = Vec::new();
+        for (topic, subscription) in self.subscriptions().iter() {
+            let route = match self.client.route(topic).await {
+                Ok(route) => route,
+                // It is consumed once it is there.
+                Err(ClientError::TopicNotFound { .. }) => continue,
+                Err(error) => {
+                    round.failure = Some(error.into());
+                    continue;
+                }
+            };
+            let owners: BTreeSet<&Arc<str>> = route.read_queues().iter().map(|queue| route.broker_of(queue)).collect();
+            let masters = route.brokers().filter(|(_, addrs)| addrs.contains_key(&MASTER_ID));
+            targets.extend(masters.filter(|(name, _)| owners.contains(name)).map(|(broker_name, _)| {
+                (Target { topic: topic.clone(), broker_name: broker_name.clone() }, subscription.clone())
+            }));
+        }
+        if !targets.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
+            targets.rotate_left(turn);
+        }
+        if let Some(at) = rung.and_then(|rung| targets.iter().position(|(target, _)| *target == rung)) {
+            targets[..=at].rotate_right(1);
+        }
+        targets
+    }
+
+    /// Takes messages of one broker, without waiting for any.
+    async fn pop(
+        self: &Arc<Self>,
+        target: &Target,
+        subscription: &SubscriptionData,
+        max: i32,
+        invisible_ms: i64,
+    ) -> Result<Taken, Error> {
+        let is_ordered = self.config.is_ordered;
+        let request = PopMessage {
+            consumer_group: self.group.clone(),
+            topic: target.topic.clone(),
+            queue_id: ALL_QUEUES,
+            max_messages: max,
+            invisible_time_ms: invisible_ms,
+            poll_time_ms: 0,
+            born_time_ms: 0,
+            init_mode: i32::from(self.config.start_at != StartAt::First),
+            expression_type: Some(subscription.expression_type.name().into()),
+            expression: Some(subscription.sub_string.as_str().into()),
+            order: Some(is_ordered),
+            attempt_id: is_ordered.then(|| format!("{}-{:016x}", self.client.id(), random_u64())),
+            broker_name: Some(target.broker_name.clone()),
+        };
+        let ask = || self.client.pop_message(&target.broker_name, &request, Deadline::after(POP_TIMEOUT));
+        let mut popped = ask().await;
+        if is_ordered && popped.as_ref().is_err_and(ClientError::may_have_happened) {
+            // The queues may be held up by messages nobody got: asked by the same id, the broker gives them again.
+            popped = ask().await;
+        }
+        match popped {
+            Ok(Popped::Found(head, body)) => self.take(target, subscription, &head, body).await,
+            Ok(Popped::Nothing(_)) => Ok(Taken::default()),
+            Err(error) => Err(self.judge(target, error)),
+        }
+    }
+
+    /// What a failure means, and what it calls for.
+    fn judge(&self, target: &Target, error: ClientError) -> Error {
+        match error.response_code() {
+            Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
+                return Error::PopNotSupported { broker_name: target.broker_name.to_string() };
+            }
+            Some(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST) => self.client.heartbeat_soon(),
+            Some(ResponseCode::TOPIC_NOT_EXIST) | None => {
+                if let Some(route) = self.client.known_route(&target.topic) {
+                    self.client.note_stale(&route);
+                }
+            }
+            Some(_) => {}
+        }
+        error.into()
+    }
+
+    /// Takes in what a pop brought. What nobody wants is done with, and what came too often is a dead letter.
+    async fn take(
+        self: &Arc<Self>,
+        target: &Target,
+        subscription: &SubscriptionData,
+        head: &PopHead,
+        body: bytes::Bytes,
+    ) -> Result<Taken, Error> {
+        let mut came = Vec::new();
+        for record in decode_records(body, &target.topic, &target.broker_name, DecodeLimits::default()) {
+            match record {
+                Ok(message) => came.push(message),
+                Err(corrupt) => tracing::error!(
+                    group = %self.group, topic = %target.topic, broker = %target.broker_name,
+                    error = &corrupt as &dyn std::error::Error, "a message is corrupt, and comes again"
+                ),
+            }
+        }
+        let receipts = receipts(head, &target.broker_name, &came)?;
+        let mut taken = Taken::default();
+        let mut settling = JoinSet::new();
+        for (message, receipt) in came.into_iter().zip(receipts) {
+            let message = message.with_topic(target.topic.clone());
+            let message = match receipt.order_count {
+                Some(count) if count > 0 => message.with_reconsume_times(count),
+                _ => message,
+            };
+            let kept = Kept::fresh(target.topic.clone(), receipt.handle);
+            let is_wanted = wants(subscription, &message);
+            if is_wanted && message.reconsume_times() <= self.config.max_reconsume_times {
+                let message = self.client.namespace().strip_message(message);
+                taken.messages.push(PoppedMessage::new(message, kept, self.clone()));
+                continue;
+            }
+            taken.unwanted = true;
+            settling.spawn(self.clone().put_aside(message, kept, is_wanted));
+        }
+        // Tracked, so that a receiver that is dropped does not leave a dead letter that is not acknowledged.
+        if !settling.is_empty() {
+            let _ = self.tasks.spawn(settling.join_all()).await;
+        }
+        Ok(taken)
+    }
+
+    /// Settles a message that is not for the user: as a dead letter, or as one that is not wanted.
+    async fn put_aside(self: Arc<Self>, message: StoredMessage, kept: Kept, is_wanted: bool) {
+        let settled = async {
+            if is_wanted {
+                self.bury(&message).await?;
+            }
+            self.ack(&kept).await
+        };
+        if let Err(error) = settled.await {
+            tracing::warn!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_wanted,
+                error = &error as &dyn std::error::Error, "message not put aside: it comes again"
+            );
+        }
+    }
+
+    pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
+        let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
+        let new = wrapped(self.client.namespace(), [(topic.into(), plain)].into())?;
+        for data in new.values() {
+            check_filter(&self.client, &self.group, data).await?;
+        }
+        self.change_subscriptions(|subscriptions| {
+            for (topic, mut data) in new {
+                if let Some(known) = subscriptions.get(&topic) {
+                    // Brokers take a newer version only.
+                    Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
+                }
+                subscriptions.insert(topic, data);
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
+        let topic = self.client.namespace().wrap(topic);
+        if !self.subscriptions().keys().any(|known| **known != *topic) {
+            return Err(Error::NoSubscription);
+        }
+        self.change_subscriptions(|subscriptions| _ = subscriptions.remove(&*topic)).await
+    }
+
+    /// Ends what waits, lets dead letters come through, leaves the group.
+    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
+        if self.shut_down.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let deadline = Deadline::after(self.config.shutdown_timeout);
+        self.stopped.cancel();
+        self.tasks.close();
+        let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
+        let messages = if finished { 0 } else { self.tasks.len() };
+        self.client.unregister_consumer(&self.group).await;
+        if self.owns_client {
+            self.client.shutdown(deadline.at_least(CLOSING)).await;
+        }
+        tracing::info!(group = %self.group, "pop consumer shut down");
+        if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0 }) }
+    }
+
+    fn subscriptions(&self) -> Arc<Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn consumer_data(&self) -> ConsumerData {
+        ConsumerData {
+            group_name: self.group.to_string(),
+            // As Java's consumers that pop: the third kind is for proxies.
+            consume_type: ConsumeType::Passively,
+            message_model: MessageModel::Clustering,
+            consume_from_where: self.config.start_at.on_the_wire(),
+            subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
+            unit_mode: self.client.config().unit_mode,
+        }
+    }
+
+    async fn change_subscriptions(&self, change: impl FnOnce(&mut Subscriptions)) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())));
+        self.client.update_consumer(self.consumer_data());
+        self.look_routes_up().await;
+        self.client.heartbeat().await;
+        Ok(())
+    }
+
+    async fn look_routes_up(&self) {
+        let mut looking_up = JoinSet::new();
+        for topic in self.subscriptions().keys() {
+            let (client, topic) = (self.client.clone(), topic.clone());
+            looking_up.spawn(async move {
+                if let Err(error) = client.route(&topic).await {
+                    tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
+                }
+            });
+        }
+        looking_up.join_all().await;
+    }
+
+    /// How long a request that hides or settles a message may take.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.client.request_deadline()
+    }
+
+    /// How long a broker may hold a wait for messages.
+    pub(crate) fn long_poll_ms(&self) -> i64 {
+        millis(self.config.long_poll)
+    }
+}
+
+/// Whether a failure may pass by itself.
+fn is_passing(error: &Error) -> bool {
+    let Error::Client(error) = error else { return false };
+    let passes = |code| {
+        matches!(
+            code,
+            ResponseCode::SYSTEM_ERROR
+                | ResponseCode::SYSTEM_BUSY
+                | ResponseCode::SERVICE_NOT_AVAILABLE
+                | ResponseCode::TOPIC_NOT_EXIST
+                | ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST
+                | ResponseCode::FLOW_CONTROL
+        )
+    };
+    error.is_retryable() || error.response_code().is_some_and(passes)
+}
+
+/// All queues of a broker.
+pub(crate) const ALL_QUEUES: i32 = -1;
+const POP_TIMEOUT: Duration = Duration::from_secs(10);
+/// While it waits a receiver asks this often all the same: brokers do not tell of everything that is there to be popped
+/// again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+/// How long nobody listens to the bell after it rang in vain.
+const IN_VAIN: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+/// What closing connections gets even where waiting has used up the time.
+const CLOSING: Duration = Duration::from_secs(1);
