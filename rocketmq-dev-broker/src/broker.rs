@@ -5,11 +5,17 @@ use crate::{
     faults::{Faults, Place},
     groups::{Groups, Notice},
     halves::Halves,
-    handlers::{self, Asked, pull::Pull},
+    handlers::{
+        self, Asked,
+        pop::{ANY_QUEUE, Waiting, original_topic},
+        pull::Pull,
+        send_back::ensure_topic,
+    },
     holds::Holds,
     locks::QueueLocks,
     log::{Log, NewRecord, TopicConfig},
     offsets::Offsets,
+    pops::{Delivery, Pops, QueueOfGroup},
     record::Stored,
     server::{Peers, Service},
     timers::{TIMER_TOPIC, Timers},
@@ -21,6 +27,7 @@ use rocketmq_common::{
         names::{AUTO_CREATE_TOPIC, HALF_TOPIC, SCHEDULE_TOPIC},
         properties::{Properties, lookup, property},
     },
+    pop::PopSource,
     protocol::Permission,
 };
 use rocketmq_remote::Processors;
@@ -48,6 +55,7 @@ pub(crate) struct BrokerConfig {
     pub(crate) max_message_bytes: usize,
     pub(crate) max_store_bytes: usize,
     pub(crate) transaction_check: Duration,
+    pub(crate) retry_topics_v2: bool,
 }
 
 /// A broker. Its locks are held briefly, never two at a time, and never over an await.
@@ -91,6 +99,9 @@ pub(crate) struct Store {
     pub(crate) halves: Halves,
     /// Messages to be delivered at a time of their own.
     pub(crate) timers: Timers,
+    /// Messages that are hidden from a group.
+    pub(crate) pops: Pops,
+    pub(crate) pop_holds: Holds<(Asked, Waiting)>,
 }
 
 impl Broker {
@@ -125,6 +136,8 @@ impl Broker {
                 holds: Holds::default(),
                 halves: Halves::default(),
                 timers: Timers::default(),
+                pops: Pops::default(),
+                pop_holds: Holds::default(),
             }),
             groups: Mutex::default(),
             offsets: Mutex::default(),
@@ -176,6 +189,9 @@ impl Broker {
     /// Sees to the pulls that a message has woken.
     pub(crate) fn settle(&self, woken: Woken) {
         self.answer_held(woken.held);
+        for (asked, waiting) in woken.pops {
+            handlers::pop::answer_or_hold(self, asked, waiting);
+        }
         if woken.earlier {
             self.wake_timer();
         }
@@ -212,16 +228,25 @@ impl Broker {
         while let Some(record) = self.take_timer(now_ms) {
             self.deliver(&record, now_ms, true);
         }
+        while let Some((queue, delivery)) = self.take_hidden(now_ms) {
+            self.revive(&queue, delivery, now_ms);
+        }
         let expired = self.store().holds.take_expired(Instant::now());
         self.answer_held(expired);
+        let expired = self.store().pop_holds.take_expired(Instant::now());
+        for (asked, waiting) in expired {
+            handlers::pop::answer_nothing(asked, &waiting);
+        }
 
         let store = self.store();
         let levels = (1..=self.max_delay_level()).filter_map(|level| {
             let stored_ms = store.log.earliest_ms(SCHEDULE_TOPIC, level - 1)?;
             Some(self.clock.instant(stored_ms.saturating_add(millis(self.delay(level)))))
         });
-        let timer = store.timers.next_ms().map(|ms| self.clock.instant(ms));
-        levels.chain(store.holds.next_deadline()).chain(timer).min()
+        let by_clock = [store.timers.next_ms(), store.pops.next_ms()];
+        let by_clock = by_clock.into_iter().flatten().map(|ms| self.clock.instant(ms));
+        let held = [store.holds.next_deadline(), store.pop_holds.next_deadline()];
+        levels.chain(by_clock).chain(held.into_iter().flatten()).min()
     }
 
     /// A delayed message whose time has come, taken from its level's queue.
@@ -235,6 +260,60 @@ impl Broker {
 
     fn take_timer(&self, now_ms: i64) -> Option<Bytes> {
         self.store().take_timer(now_ms)
+    }
+
+    fn take_hidden(&self, now_ms: i64) -> Option<(QueueOfGroup, Delivery)> {
+        self.store().pops.take_due(now_ms)
+    }
+
+    /// Puts a message that nobody acknowledged in time into the group's retry topic for its topic. Java:
+    /// `PopReviveService.reviveRetry`.
+    fn revive(&self, queue: &QueueOfGroup, delivery: Delivery, now_ms: i64) {
+        let QueueOfGroup { group, topic, queue_id } = queue;
+        let retry_topic = match PopSource::of_topic(topic) {
+            PopSource::Topic if self.config.retry_topics_v2 => PopSource::RetryV2.real_topic(topic, group),
+            PopSource::Topic => PopSource::RetryV1.real_topic(topic, group),
+            PopSource::RetryV1 | PopSource::RetryV2 => topic.clone(),
+        };
+        ensure_topic(self, &retry_topic);
+        // One that the log has forgotten meanwhile is gone for every consumer.
+        let Some(record) = self.store().log.record(topic, *queue_id, delivery.offset) else { return };
+        let Some(stored) = Stored::read(&record) else { return };
+        let mut properties = Properties::from(stored.properties.to_owned());
+        if stored.reconsume_times == 0 || properties.get(property::FIRST_POP_TIME).is_none() {
+            properties.set(property::FIRST_POP_TIME, &delivery.pop_time_ms.to_string());
+        }
+        let copy = Record {
+            topic: &retry_topic,
+            queue_id: 0,
+            queue_offset: 0,
+            commit_log_offset: 0,
+            flag: stored.flag,
+            sys_flag: stored.sys_flag,
+            born_timestamp_ms: stored.born_ms,
+            born_host: self.addr,
+            store_timestamp_ms: now_ms,
+            store_host: self.addr,
+            reconsume_times: stored.reconsume_times.saturating_add(1),
+            prepared_transaction_offset: 0,
+            body: stored.body,
+            properties: properties.as_str(),
+        };
+        let mut bytes = BytesMut::new();
+        let tag_hash = crate::filter::tag_hash(lookup(stored.properties, property::TAGS));
+        if copy.encode(&mut bytes).is_err() {
+            tracing::warn!(broker = %self.name, %topic, "a message has no room for one more property");
+            return;
+        }
+        let mut store = self.store();
+        let appended = store.log.append_anyway(&retry_topic, 0, NewRecord { bytes, tag_hash }, now_ms);
+        let mut woken = store.wake_pops(original_topic(&retry_topic, group));
+        woken.held = store.wake(&retry_topic, 0, tag_hash).held;
+        drop(store);
+        if appended.is_err() {
+            tracing::warn!(broker = %self.name, %topic, "a message has no queue to come back to");
+        }
+        self.settle(woken);
     }
 
     /// Puts a delayed message where it was meant to go. It keeps all its properties, but for the target of a timer
@@ -270,7 +349,7 @@ impl Broker {
             store.log.append_anyway(topic, queue_id, NewRecord { bytes, tag_hash }, now_ms).ok()?;
             let woken = store.wake(topic, queue_id, tag_hash);
             drop(store);
-            self.answer_held(woken.held);
+            self.settle(woken);
             Some(())
         });
         if delivered.is_none() {
@@ -279,10 +358,11 @@ impl Broker {
     }
 }
 
-/// The pulls that an append has woken.
+/// The pulls and pops that an append has woken.
 #[derive(Debug, Default)]
 pub(crate) struct Woken {
     pub(crate) held: Vec<(Asked, Pull)>,
+    pub(crate) pops: Vec<(Asked, Waiting)>,
     /// Others will be answered earlier than they thought.
     pub(crate) earlier: bool,
 }
@@ -316,7 +396,13 @@ impl Store {
     /// A message with this tag has been appended.
     pub(crate) fn wake(&mut self, topic: &str, queue_id: i32, tag_hash: i32) -> Woken {
         let (held, earlier) = self.holds.wake(topic, queue_id, tag_hash, || Instant::now() + UNMATCHED_TIME);
-        Woken { held, earlier }
+        let (pops, pops_earlier) = self.pop_holds.wake(topic, ANY_QUEUE, tag_hash, || Instant::now() + UNMATCHED_TIME);
+        Woken { held, pops, earlier: earlier || pops_earlier }
+    }
+
+    /// Something else has happened for which pops of this topic may wait.
+    pub(crate) fn wake_pops(&mut self, topic: &str) -> Woken {
+        Woken { pops: self.pop_holds.take_topic(topic, ANY_QUEUE), ..Woken::default() }
     }
 }
 
@@ -331,6 +417,7 @@ impl Service for Broker {
 
     fn ended(&self, connection: u64) {
         self.store().holds.drop_connection(connection);
+        self.store().pop_holds.drop_connection(connection);
         let notices = self.groups().drop_connection(connection);
         notices.into_iter().for_each(|notice| self.notify(Some(notice)));
     }

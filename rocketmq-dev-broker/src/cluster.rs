@@ -98,6 +98,14 @@ impl DevClusterBuilder {
         self
     }
 
+    /// Whether what was popped and not acknowledged goes to a retry topic whose name is of the second generation,
+    /// `%RETRY%group+topic`. Default false, as `enableRetryTopicV2` of a real one.
+    #[must_use]
+    pub fn retry_topics_v2(mut self, enabled: bool) -> Self {
+        self.config.retry_topics_v2 = enabled;
+        self
+    }
+
     /// Starts the cluster, on free ports of the loopback address.
     ///
     /// # Errors
@@ -159,6 +167,7 @@ impl DevCluster {
             max_message_bytes: 4 << 20,
             max_store_bytes: 1 << 30,
             transaction_check: Duration::from_secs(30),
+            retry_topics_v2: false,
         };
         DevClusterBuilder { brokers: 1, order_topics: false, config }
     }

@@ -4,11 +4,12 @@ mod clients;
 mod locks;
 mod name_server;
 mod offsets;
+pub(crate) mod pop;
 pub(crate) mod pull;
 mod recall;
 mod reply;
 mod send;
-mod send_back;
+pub(crate) mod send_back;
 pub(crate) mod transactions;
 mod view;
 
@@ -189,6 +190,11 @@ fn broker_handler(code: RequestCode) -> Handler {
         }
         RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2 => Handler::Later(reply::reply),
         RequestCode::PULL_MESSAGE | RequestCode::LITE_PULL_MESSAGE => Handler::Later(pull::pull),
+        RequestCode::POP_MESSAGE => Handler::Later(pop::pop),
+        RequestCode::NOTIFICATION => Handler::Later(pop::notify),
+        RequestCode::ACK_MESSAGE => Handler::Now(pop::ack),
+        RequestCode::BATCH_ACK_MESSAGE => Handler::Now(pop::batch_ack),
+        RequestCode::CHANGE_MESSAGE_INVISIBLETIME => Handler::Now(pop::change),
         RequestCode::END_TRANSACTION => Handler::Later(transactions::end),
         RequestCode::RECALL_MESSAGE => Handler::Now(recall::recall),
         RequestCode::CONSUMER_SEND_MSG_BACK => Handler::Later(send_back::send_back),

@@ -85,6 +85,16 @@ impl<T> Holds<T> {
         (woken, true)
     }
 
+    /// Takes all that is held for a queue, whatever it wants.
+    pub(crate) fn take_topic(&mut self, topic: &str, queue_id: i32) -> Vec<T> {
+        let holds = self.queues.get_mut(topic).and_then(|queues| queues.get_mut(&queue_id));
+        let holds = holds.map(std::mem::take).unwrap_or_default();
+        for hold in &holds {
+            self.deadlines.remove(&(hold.deadline, hold.id));
+        }
+        holds.into_iter().map(|hold| hold.pull).collect()
+    }
+
     /// Takes the pulls whose time is over.
     pub(crate) fn take_expired(&mut self, now: Instant) -> Vec<T> {
         let mut expired = Vec::new();

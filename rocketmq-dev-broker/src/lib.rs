@@ -33,6 +33,7 @@ mod holds;
 mod locks;
 mod log;
 mod offsets;
+mod pops;
 mod protocol;
 mod record;
 mod server;

@@ -190,6 +190,11 @@ impl Log {
         Some(entry.record.clone())
     }
 
+    /// The record at an offset of a queue.
+    pub(crate) fn record(&self, topic: &str, queue_id: i32, offset: i64) -> Option<Bytes> {
+        self.queue(topic, queue_id)?.get(offset).map(|entry| entry.record.clone())
+    }
+
     /// First offset still held, and next offset to be written.
     pub(crate) fn bounds(&self, topic: &str, queue_id: i32) -> Option<(i64, i64)> {
         self.queue(topic, queue_id).map(|queue| (queue.min(), queue.max()))

@@ -39,6 +39,11 @@ pub(crate) fn split(records: &Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
+/// Where a record lies in its queue.
+pub(crate) fn queue_offset(record: &[u8]) -> i64 {
+    read_i64(record, QUEUE_OFFSET).unwrap_or(0)
+}
+
 fn flag_at(record: &[u8]) -> i32 {
     read_i32(record, SYS_FLAG).unwrap_or(0)
 }
@@ -51,6 +56,8 @@ pub(crate) struct Stored<'a> {
     pub(crate) sys_flag: i32,
     pub(crate) born_ms: i64,
     pub(crate) born_host: SocketAddr,
+    pub(crate) stored_ms: i64,
+    pub(crate) store_host: SocketAddr,
     pub(crate) reconsume_times: i32,
     pub(crate) prepared_offset: i64,
     pub(crate) body: &'a [u8],
@@ -64,7 +71,8 @@ impl<'a> Stored<'a> {
         let flag = read_i32(record, FLAG)?;
         let sys_flag = read_i32(record, SYS_FLAG)?;
         let (born_host, at) = read_host(record, BORN_HOST, sys_flag & sys_flag::BORN_HOST_V6 != 0)?;
-        let (_, at) = read_host(record, at + 8, sys_flag & sys_flag::STORE_HOST_V6 != 0)?;
+        let stored_ms = read_i64(record, at)?;
+        let (store_host, at) = read_host(record, at + 8, sys_flag & sys_flag::STORE_HOST_V6 != 0)?;
         let reconsume_times = read_i32(record, at)?;
         let prepared_offset = read_i64(record, at + 4)?;
         let body = sized(record, at + 16, usize::try_from(read_i32(record, at + 12)?).ok()?)?;
@@ -79,6 +87,8 @@ impl<'a> Stored<'a> {
             sys_flag,
             born_ms: read_i64(record, BORN_TIME)?,
             born_host,
+            stored_ms,
+            store_host,
             reconsume_times,
             prepared_offset,
             body: &record[body],

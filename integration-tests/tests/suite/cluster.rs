@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use crate::wait::{SOON, eventually};
+use crate::{
+    real_clusters::Use,
+    wait::{SOON, eventually},
+};
 
 rocketmq_remote::request! {
     UPDATE_AND_CREATE_TOPIC(()) -> ();
@@ -59,9 +62,11 @@ enum Servers {
 }
 
 impl Cluster {
-    /// Dev brokers of one's own, whose delay levels are short.
-    pub(crate) async fn embedded(brokers: usize) -> Result<Self> {
-        let builder = DevCluster::builder().brokers(brokers).order_topics(brokers > 1);
+    /// Dev brokers of one's own, set up as real ones are for that use, whose delay levels are short.
+    pub(crate) async fn embedded(real: Option<Use>) -> Result<Self> {
+        let is_pair = real == Some(Use::Pair);
+        let builder = DevCluster::builder().brokers(if is_pair { 2 } else { 1 }).order_topics(is_pair);
+        let builder = builder.retry_topics_v2(real == Some(Use::RetryV2));
         Ok(Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?))
     }
 

@@ -140,7 +140,7 @@ pub(crate) async fn a_producer_and_a_consumer_can_share_a_client(cluster: &Clust
 }
 
 pub(crate) async fn two_clusters_in_one_process_do_not_mix(here: &Cluster) -> Result<()> {
-    let there = Cluster::embedded(1).await?;
+    let there = Cluster::embedded(None).await?;
     let (topic, group) = (random_name("topic"), random_name("group"));
     let mut sides = Vec::new();
     for cluster in [here, &there] {

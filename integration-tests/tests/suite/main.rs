@@ -35,6 +35,7 @@ mod ordered;
 mod outage;
 mod outcomes;
 mod pulling;
+mod popping;
 mod queued;
 mod refusals;
 mod request;
@@ -59,7 +60,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `interop`, on both with a Java client beside ours, or `since_5` and `pair_since_5`, where
-/// the real one has what came with RocketMQ 5.
+/// the real one has what came with RocketMQ 5, `before_5`, where it has not, or `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -84,6 +85,18 @@ fn scenarios() -> Vec<Scenario> {
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
+        since_5 popping::what_comes_too_often_is_a_dead_letter,
+        since_5 popping::what_is_not_acknowledged_comes_again,
+        since_5 popping::an_extension_keeps_a_message_away,
+        since_5 popping::an_ordered_queue_waits_until_all_is_acknowledged,
+        retry_v2 popping::retry_topics_may_be_of_the_second_generation,
+        since_5 popping::a_batch_of_acks_is_exact,
+        since_5 popping::filters_let_exactly_theirs_through,
+        since_5 popping::handles_that_are_worth_nothing_are_typed_errors,
+        since_5 popping::a_handle_kept_as_text_outlives_its_consumer,
+        since_5 popping::names_in_a_namespace_are_plain,
+        since_5 popping::what_is_given_back_comes_sooner,
+        since_5 popping::what_is_acknowledged_comes_once,
         both ordered::nothing_is_consumed_on_a_lost_lock,
         both ordered::order_holds_while_queues_change_hands,
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
@@ -170,6 +183,12 @@ fn scenarios() -> Vec<Scenario> {
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
+        pair_since_5 popping::messages_of_all_brokers_come,
+        since_5 popping::two_poppers_share_the_messages,
+        since_5 popping::topics_come_and_go_while_a_popper_runs,
+        since_5 popping::options_that_cannot_work_are_typed_errors,
+        before_5 popping::an_old_broker_is_a_typed_error,
+        embedded popping::one_request_waits_for_many_receivers,
         both request::a_replier_that_panics_replies_when_the_message_comes_again,
         both request::replies_come_to_who_asked,
         both request::large_replies_travel_compressed_and_come_whole,

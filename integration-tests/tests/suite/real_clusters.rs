@@ -20,6 +20,8 @@ pub(crate) enum Use {
     Alone,
     /// Needs two brokers, and a name server that knows order topics; has them together with others.
     Pair,
+    /// Needs a broker that names pop retry topics in the newer way; has it together with others.
+    RetryV2,
 }
 
 impl Use {
@@ -28,7 +30,12 @@ impl Use {
         let patient = [("waitTimeMillsInSendQueue", "10000"), ("osPageCacheBusyTimeOutMills", "10000")];
         // Requests of one connection are stored in order only by a broker that handles sends one after the other.
         let orderly = [("sendMessageThreadPoolNums", "1")];
-        let own = if self == Self::Alone { &orderly[..] } else { &[] };
+        let newer_names = [("enableRetryTopicV2", "true")];
+        let own = match self {
+            Self::Alone => &orderly[..],
+            Self::RetryV2 => &newer_names[..],
+            Self::Shared | Self::Pair => &[],
+        };
         patient.iter().chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 }
@@ -39,6 +46,7 @@ pub(crate) struct RealClusters {
     shared: Slot,
     stoppable: Slot,
     pair: Slot,
+    retry_v2: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
 }
@@ -57,6 +65,7 @@ impl RealClusters {
             Use::Shared => &self.shared,
             Use::Alone => &self.stoppable,
             Use::Pair => &self.pair,
+            Use::RetryV2 => &self.retry_v2,
         };
         let servers = slot.get(real, runtime)?;
         run(&runtime.block_on(Cluster::real(servers)))
@@ -64,7 +73,7 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        for slot in [&self.shared, &self.stoppable, &self.pair] {
+        for slot in [&self.shared, &self.stoppable, &self.pair, &self.retry_v2] {
             drop(locked(&slot.0).take());
         }
     }

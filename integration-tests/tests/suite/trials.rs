@@ -19,6 +19,7 @@ pub(crate) struct Scenario {
     real: Option<Use>,
     on_dev_broker: bool,
     since_5: bool,
+    before_5: bool,
     needs_java: bool,
     run: Run,
 }
@@ -53,6 +54,22 @@ impl Scenario {
         run: F,
     ) -> Self {
         Self { since_5: true, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
+    /// One for both clusters that is about what brokers do not know before 5.0.
+    pub(crate) fn before_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { before_5: true, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
+    /// One for both clusters whose brokers name pop retry topics in the newer way, from 5.0 on.
+    pub(crate) fn retry_v2<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { since_5: true, ..Self::new(name, Some(Use::RetryV2), run) }
     }
 
     /// One for both clusters that needs two brokers, or a name server that knows order topics.
@@ -91,7 +108,7 @@ impl Scenario {
             let result = runtime.block_on(limited);
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
-        Self { name, real, on_dev_broker: true, since_5: false, needs_java: false, run: Arc::new(run) }
+        Self { name, real, on_dev_broker: true, since_5: false, before_5: false, needs_java: false, run: Arc::new(run) }
     }
 }
 
@@ -107,11 +124,16 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         reason: "what is tested came with RocketMQ 5".to_owned(),
         short: "came with RocketMQ 5",
     };
+    let too_new = Availability::Ignored {
+        reason: "what is tested is how brokers before RocketMQ 5 refuse".to_owned(),
+        short: "is about brokers before RocketMQ 5",
+    };
     let no_java = Availability::without_java();
-    for Scenario { name, real, on_dev_broker: is_embedded, since_5, needs_java, run } in scenarios {
+    for Scenario { name, real, on_dev_broker: is_embedded, since_5, before_5, needs_java, run } in scenarios {
         let availability = match &no_java {
             Some(no_java) if needs_java => no_java,
             _ if since_5 && is_old => &too_old,
+            _ if before_5 && !is_old => &too_new,
             _ => &availability,
         };
         on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
@@ -121,8 +143,7 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
         }
         if is_embedded {
             on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
-                let brokers = if real == Some(Use::Pair) { 2 } else { 1 };
-                with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(brokers))?))
+                with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(real))?))
             }));
         }
     }
@@ -148,7 +169,7 @@ fn on_real_one(
         Availability::Here { given: true } if real == Use::Alone => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to stop").with_kind("not ours to stop")
         }
-        Availability::Here { given: true } if real == Use::Pair => {
+        Availability::Here { given: true } if matches!(real, Use::Pair | Use::RetryV2) => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to set up").with_kind("not ours to set up")
         }
         Availability::Here { .. } => Trial::test(name, move || {

@@ -307,6 +307,7 @@ fn store_batch(broker: &Broker, incoming: &Incoming, header: &SendMessage, woken
         let appended = store.log.append(&header.topic, header.queue_id, record, now_ms).map_err(refused)?;
         let of_item = store.wake(&header.topic, header.queue_id, tag_hash);
         woken.held.extend(of_item.held);
+        woken.pops.extend(of_item.pops);
         woken.earlier |= of_item.earlier;
         first.get_or_insert(appended);
         if !ids.is_empty() {

@@ -90,7 +90,7 @@ pub(super) fn check_group(group: &str) -> Result<(), Refusal> {
 }
 
 /// Creates a retry or dead letter topic unless it is there: one queue, read and written.
-pub(super) fn ensure_topic(broker: &Broker, topic: &str) {
+pub(crate) fn ensure_topic(broker: &Broker, topic: &str) {
     ensure_topic_as(broker, topic, TopicConfig::new(1));
 }
 

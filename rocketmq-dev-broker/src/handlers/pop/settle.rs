@@ -1,0 +1,114 @@
+//! Popped messages that are done, or hidden for another time. Java: `AckMessageProcessor`,
+//! `ChangeInvisibleTimeProcessor`.
+
+use super::{no_queue, no_topic};
+use crate::{
+    broker::Broker,
+    handlers::{Outcome, Refusal, done},
+    pops::{Delivery, OrderedAck, QueueOfGroup},
+};
+use rocketmq_common::{
+    pop::{PopSource, ReceiptHandle},
+    protocol::{AckMessage, BatchAckMessage, ChangeInvisibleTime, Hidden},
+};
+use rocketmq_remote::{Incoming, Json, ResponseCode};
+use std::sync::Arc;
+
+pub(in crate::handlers) fn ack(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let header: AckMessage = incoming.header()?;
+    let (min, max) = bounds(broker, &header.topic, header.queue_id)?;
+    if !(min..=max).contains(&header.offset) {
+        let AckMessage { topic, queue_id, offset, .. } = &header;
+        let remark = format!("offset is illegal, key:{topic}@{queue_id}, commit:{offset}, store:{min}~{max}");
+        return Err(Refusal::new(ResponseCode::NO_MESSAGE, remark));
+    }
+    let handle = parse(&header.extra_info)?;
+    let queue = QueueOfGroup { group: header.consumer_group, topic: header.topic, queue_id: header.queue_id };
+    let delivery = Delivery { offset: header.offset, pop_time_ms: handle.pop_time_ms };
+    if settle(broker, &queue, delivery, handle.is_ordered()) {
+        Ok(done())
+    } else {
+        Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, "the message was not popped in order"))
+    }
+}
+
+pub(in crate::handlers) fn batch_ack(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let Json(body) = incoming.body::<BatchAckMessage>()?;
+    if body.acks.is_empty() {
+        return Err(Refusal::new(ResponseCode::NO_MESSAGE, ""));
+    }
+    for ack in body.acks {
+        let source = PopSource::from_flag(&ack.retry).unwrap_or(PopSource::Topic);
+        let group: Arc<str> = ack.consumer_group.into();
+        let topic = source.real_topic(&ack.topic.into(), &group);
+        let queue = QueueOfGroup { group, topic, queue_id: ack.queue_id };
+        let Ok((min, max)) = bounds(broker, &queue.topic, queue.queue_id) else { continue };
+        for distance in ack.offsets.iter() {
+            let offset = ack.start_offset.saturating_add(i64::try_from(distance).unwrap_or(i64::MAX));
+            if (min..=max).contains(&offset) {
+                let delivery = Delivery { offset, pop_time_ms: ack.pop_time_ms };
+                settle(broker, &queue, delivery, ack.revive_queue_id == ReceiptHandle::ORDERED);
+            }
+        }
+    }
+    Ok(done())
+}
+
+pub(in crate::handlers) fn change(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let header: ChangeInvisibleTime = incoming.header()?;
+    let (min, max) = bounds(broker, &header.topic, header.queue_id)?;
+    if !(min..max).contains(&header.offset) {
+        return Err(Refusal::new(ResponseCode::NO_MESSAGE, ""));
+    }
+    let handle = parse(&header.extra_info)?;
+    let queue = QueueOfGroup { group: header.consumer_group, topic: header.topic, queue_id: header.queue_id };
+    let delivery = Delivery { offset: header.offset, pop_time_ms: handle.pop_time_ms };
+    let now_ms = broker.clock.now_ms();
+    let until_ms = now_ms.saturating_add(header.invisible_time_ms);
+    let pops = &mut broker.store().pops;
+    let (pop_time_ms, invisible_time_ms) = if handle.is_ordered() {
+        match pops.hide_in_order(&queue, delivery, until_ms) {
+            true => (delivery.pop_time_ms, until_ms.saturating_sub(delivery.pop_time_ms)),
+            false => (0, 0),
+        }
+    } else {
+        pops.ack(&queue, delivery);
+        pops.hide(&queue, Delivery { pop_time_ms: now_ms, ..delivery }, until_ms);
+        (now_ms, header.invisible_time_ms)
+    };
+    broker.wake_timer();
+    let revive_queue_id = if pop_time_ms == 0 { 0 } else { handle.revive_queue_id };
+    Ok(done().with_header(&Hidden { pop_time_ms, invisible_time_ms, revive_queue_id }))
+}
+
+/// Settles a delivery; one of long ago is no error. False where an ordered message was not popped.
+fn settle(broker: &Broker, queue: &QueueOfGroup, delivery: Delivery, is_ordered: bool) -> bool {
+    if !is_ordered {
+        broker.store().pops.ack(queue, delivery);
+        return true;
+    }
+    let mut store = broker.store();
+    match store.pops.ack_in_order(queue, delivery) {
+        OrderedAck::Stale => true,
+        OrderedAck::Unknown => false,
+        OrderedAck::Next(offset) => {
+            let woken = store.wake_pops(&queue.topic);
+            drop(store);
+            broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
+            broker.settle(woken);
+            true
+        }
+    }
+}
+
+fn bounds(broker: &Broker, topic: &str, queue_id: i32) -> Result<(i64, i64), Refusal> {
+    let store = broker.store();
+    let Some(config) = store.log.topic(topic) else { return Err(no_topic(topic)) };
+    let bounds = store.log.bounds(topic, queue_id).filter(|_| queue_id < config.read_queues);
+    bounds.ok_or_else(|| Refusal::new(ResponseCode::MESSAGE_ILLEGAL, no_queue(topic, queue_id, config)))
+}
+
+/// Java throws where a handle does not read.
+fn parse(handle: &str) -> Result<ReceiptHandle, Refusal> {
+    handle.parse().map_err(|_| Refusal::new(ResponseCode::SYSTEM_ERROR, format!("the handle {handle:?} is illegal")))
+}
