@@ -18,6 +18,8 @@
 //! A message is done when the listener returns `Ok`. `Err` and a panic bring it again later, and after
 //! [`max_reconsume_times`](PushConfig::max_reconsume_times) it goes to the group's dead letter queue. The offset that is
 //! recorded never passes a message that is not done: every message is consumed at least once.
+//!
+//! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
 
 mod allocate;
 mod assigned;

@@ -36,6 +36,7 @@ mod outage;
 mod outcomes;
 mod pulling;
 mod popping;
+mod popping_faults;
 mod queued;
 mod refusals;
 mod request;
@@ -60,7 +61,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `interop`, on both with a Java client beside ours, or `since_5` and `pair_since_5`, where
-/// the real one has what came with RocketMQ 5, `before_5`, where it has not, or `retry_v2`, on a cluster of that option.
+/// the real one has what came with RocketMQ 5, as `alone_since_5`, `before_5`, where it has not, or `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -100,6 +101,7 @@ fn scenarios() -> Vec<Scenario> {
         both ordered::nothing_is_consumed_on_a_lost_lock,
         both ordered::order_holds_while_queues_change_hands,
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
+        alone_since_5 popping_faults::a_broker_that_dies_and_comes_back_loses_nothing_popped,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop interop::java_answers_our_requests,
         both group::two_then_three_then_one_member_lose_nothing,
@@ -188,6 +190,12 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping::topics_come_and_go_while_a_popper_runs,
         since_5 popping::options_that_cannot_work_are_typed_errors,
         before_5 popping::an_old_broker_is_a_typed_error,
+        since_5 popping::a_broker_holds_pops_and_waits,
+        embedded popping_faults::pops_that_fail_are_made_again,
+        embedded popping_faults::what_cannot_be_popped_is_an_error_in_time,
+        embedded popping_faults::an_ordered_pop_whose_answer_is_lost_is_made_again,
+        embedded popping_faults::a_dead_letter_that_is_not_stored_is_not_lost,
+        embedded popping_faults::a_broker_without_batches_is_told_one_by_one,
         embedded popping::one_request_waits_for_many_receivers,
         both request::a_replier_that_panics_replies_when_the_message_comes_again,
         both request::replies_come_to_who_asked,

@@ -11,9 +11,10 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{
-    Message,
+    Message, MessageQueue,
     message::names::dlq_topic,
-    remote::{RequestCode, ResponseCode},
+    protocol::{Notification, PopMessage, Popped},
+    remote::{Deadline, RequestCode, ResponseCode},
 };
 use rocketmq_consumer::{ClientConfig, ClientError, Error, Filter, PopConfig, PopConsumer, PoppedMessage, StartAt};
 use rocketmq_producer::Producer;
@@ -29,23 +30,23 @@ use tokio::{
 /// Short, and above what a real broker takes for nothing.
 const BRIEF: Duration = Duration::from_secs(3);
 /// Longer than any scenario.
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// A real broker looks for what is due in steps of seconds.
 const EARLY: Duration = Duration::from_millis(1500);
 /// Several brief times, and the broker's slowness each time.
 const LATE: Duration = Duration::from_secs(90);
 
-fn config() -> PopConfig {
+pub(crate) fn config() -> PopConfig {
     PopConfig { start_at: StartAt::First, long_poll: Duration::from_secs(2), ..Default::default() }
 }
 
-async fn start(cluster: &Cluster, group: &str, topic: &str, config: PopConfig) -> Result<PopConsumer> {
+pub(crate) async fn start(cluster: &Cluster, group: &str, topic: &str, config: PopConfig) -> Result<PopConsumer> {
     let builder = PopConsumer::builder(group).name_servers([cluster.name_server()]).config(config);
     builder.subscribe(topic, Filter::all()).start().await.context("the pop consumer does not start")
 }
 
 /// Sends so many messages and answers their ids, in order.
-async fn send(producer: &Producer, topic: &str, count: usize) -> Result<Vec<String>> {
+pub(crate) async fn send(producer: &Producer, topic: &str, count: usize) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for index in 0..count {
         ids.push(producer.send(Message::new(topic, index.to_string())).await?.message_id);
@@ -54,7 +55,7 @@ async fn send(producer: &Producer, topic: &str, count: usize) -> Result<Vec<Stri
 }
 
 /// Receives until so many have come.
-async fn take(popper: &PopConsumer, count: usize, invisible: Duration) -> Result<Vec<PoppedMessage>> {
+pub(crate) async fn take(popper: &PopConsumer, count: usize, invisible: Duration) -> Result<Vec<PoppedMessage>> {
     let mut taken = Vec::new();
     let taking = async {
         while taken.len() < count {
@@ -67,7 +68,7 @@ async fn take(popper: &PopConsumer, count: usize, invisible: Duration) -> Result
     Ok(taken)
 }
 
-fn ids<'a>(messages: impl IntoIterator<Item = &'a PoppedMessage>) -> BTreeSet<String> {
+pub(crate) fn ids<'a>(messages: impl IntoIterator<Item = &'a PoppedMessage>) -> BTreeSet<String> {
     messages.into_iter().map(|message| message.message_id().into_owned()).collect()
 }
 
@@ -583,14 +584,15 @@ pub(crate) async fn retry_topics_may_be_of_the_second_generation(cluster: &Clust
     let popper = start(cluster, &group, &topic, PopConfig { max_reconsume_times: 1, ..config() }).await?;
     let sent = send(&producer, &topic, 6).await?;
     drop(take(&popper, 6, BRIEF).await?);
-    let mut again = take(&popper, 6, BRIEF).await?;
+    let mut again = take(&popper, 6, LONG).await?;
     ensure!(ids(&again) == sent.iter().cloned().collect(), "{:?} came again", ids(&again));
     ensure!(again.iter().all(|message| message.topic() == topic), "came as of {}", again[0].topic());
     expect_retried(cluster, &format!("%RETRY%{group}+{topic}"), 6).await?;
     again[0].ack().await?;
     popper.ack_all(&again[1..4]).await?;
-    again[4].extend(2 * BRIEF).await?;
+    again[4].extend(LONG).await?;
     again[4].ack().await?;
+    again[5].give_back(Duration::ZERO).await?;
     let left = id(&again[5]);
     cluster.at("the one that is left becomes a dead letter");
     let dead = eventually(LATE, async || {
@@ -638,5 +640,97 @@ pub(crate) async fn one_request_waits_for_many_receivers(cluster: &Cluster) -> R
         let _ = popper.shutdown().await;
     });
     ensure!(matches!(received, Err(Error::ShutDown)), "came to {received:?}");
+    Ok(producer.shutdown().await?)
+}
+
+/// How long a wait takes that brings nothing.
+const HELD: Duration = Duration::from_secs(2);
+
+fn raw_pop(queue: &MessageQueue, group: &str, poll: Duration) -> PopMessage {
+    PopMessage {
+        consumer_group: group.into(),
+        topic: queue.topic.clone(),
+        queue_id: -1,
+        max_messages: 2,
+        invisible_time_ms: 60_000,
+        poll_time_ms: i64::try_from(poll.as_millis()).unwrap_or(i64::MAX),
+        born_time_ms: 0,
+        init_mode: 0,
+        expression_type: None,
+        expression: None,
+        order: None,
+        attempt_id: None,
+        broker_name: Some(queue.broker_name.clone()),
+    }
+}
+
+fn raw_wait(queue: &MessageQueue, group: &str, poll: Duration) -> Notification {
+    let PopMessage { consumer_group, topic, queue_id, poll_time_ms, broker_name, .. } = raw_pop(queue, group, poll);
+    Notification {
+        consumer_group,
+        topic,
+        queue_id,
+        poll_time_ms,
+        born_time_ms: 0,
+        order: None,
+        attempt_id: None,
+        expression_type: None,
+        expression: None,
+        broker_name,
+    }
+}
+
+pub(crate) async fn a_broker_holds_pops_and_waits(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    // Its heartbeat makes the group known.
+    let popper = start(cluster, &group, &topic, config()).await?;
+    let client = popper.client();
+    let queue = cluster.queues(&topic).await?.remove(0);
+    let pop = async |poll| {
+        let (asked_at, request) = (Instant::now(), raw_pop(&queue, &group, poll));
+        let popped = client.pop_message(&queue.broker_name, &request, Deadline::after(SOON)).await?;
+        Ok::<_, Error>((popped, asked_at.elapsed()))
+    };
+    let wait = async |poll| {
+        let (asked_at, request) = (Instant::now(), raw_wait(&queue, &group, poll));
+        let notice = client.pop_notification(&queue.broker_name, &request, Deadline::after(SOON)).await?;
+        Ok::<_, Error>((notice.has_messages, asked_at.elapsed()))
+    };
+    let (popped, took) = pop(Duration::ZERO).await?;
+    ensure!(popped == Popped::Nothing(ResponseCode::POLLING_TIMEOUT) && took < HELD, "{popped:?} after {took:?}");
+    let (popped, took) = pop(HELD).await?;
+    ensure!(popped == Popped::Nothing(ResponseCode::POLLING_TIMEOUT), "{popped:?} after {took:?}");
+    ensure!(took > HELD / 2, "held for {took:?}");
+    let (notice, took) = wait(Duration::ZERO).await?;
+    ensure!(notice == Some(false) && took < HELD, "{notice:?} after {took:?}");
+    let (notice, took) = wait(HELD).await?;
+    ensure!(notice == Some(false) && took > HELD / 2, "{notice:?} after {took:?}");
+
+    cluster.at("a message comes");
+    let later = async {
+        sleep(Duration::from_millis(300)).await;
+        send(&producer, &topic, 1).await
+    };
+    let (waited, sent) = tokio::join!(wait(SOON), later);
+    let (notice, took) = waited?;
+    ensure!(notice == Some(true) && took < SOON / 2, "{notice:?} after {took:?}");
+    sent?;
+    let (popped, _) = pop(Duration::ZERO).await?;
+    let Popped::Found(head, body) = popped else { bail!("{popped:?}") };
+    ensure!(head.start_offsets.as_deref() == Some("0 0 0"), "the check points are {:?}", head.start_offsets);
+    ensure!(head.message_offsets.as_deref() == Some("0 0 0"), "the offsets are {:?}", head.message_offsets);
+    ensure!((head.rest, head.invisible_time_ms) == (Some(0), 60_000), "{head:?}");
+    ensure!(head.order_counts.is_none() && !body.is_empty(), "{head:?}");
+    let later = async {
+        sleep(Duration::from_millis(300)).await;
+        send(&producer, &topic, 3).await
+    };
+    let (popped, sent) = tokio::join!(pop(SOON), later);
+    sent?;
+    let (popped, took) = popped?;
+    let Popped::Found(head, _) = popped else { bail!("{popped:?}") };
+    ensure!(head.start_offsets.as_deref() == Some("0 0 1") && took < SOON / 2, "{head:?} after {took:?}");
+    popper.shutdown().await?;
     Ok(producer.shutdown().await?)
 }

@@ -56,6 +56,14 @@ impl Scenario {
         Self { since_5: true, ..Self::new(name, Some(Use::Shared), run) }
     }
 
+    /// As [`alone`](Self::alone), with what brokers know from 5.0 on.
+    pub(crate) fn alone_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { since_5: true, ..Self::new(name, Some(Use::Alone), run) }
+    }
+
     /// One for both clusters that is about what brokers do not know before 5.0.
     pub(crate) fn before_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,

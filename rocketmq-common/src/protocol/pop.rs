@@ -28,8 +28,8 @@ header! {
 pub enum Popped {
     /// Messages; the body holds them one after the other, as that of a pull does.
     Found(PopHead, Bytes),
-    /// None: `PULL_NOT_FOUND`, or `POLLING_TIMEOUT` where the broker held the pop; `POLLING_FULL` where it would have
-    /// held it and has no room for more. What header comes along means nothing.
+    /// None: `POLLING_TIMEOUT`, also where the broker was not to hold the pop, or `PULL_NOT_FOUND`; `POLLING_FULL` where it
+    /// would have held it and has no room for more. What header comes along means nothing.
     Nothing(ResponseCode),
 }
 

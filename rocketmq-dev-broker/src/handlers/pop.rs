@@ -127,17 +127,13 @@ fn hold_or_end(mut store: MutexGuard<'_, Store>, asked: Asked, waiting: Waiting)
 
 /// The time of a request that was held is over.
 pub(crate) fn answer_nothing(asked: Asked, waiting: &Waiting) {
-    let answer = match &waiting.wish {
-        Wish::Messages { .. } => refused_pop(ResponseCode::POLLING_TIMEOUT),
-        Wish::Notice(_) => notice(false, false),
-    };
-    asked.answer(Ok(answer));
+    asked.answer(Ok(nothing(&waiting.wish, false)));
 }
 
 fn nothing(wish: &Wish, is_full: bool) -> Command {
     match wish {
         Wish::Messages { .. } if is_full => refused_pop(ResponseCode::POLLING_FULL),
-        Wish::Messages { .. } => refused_pop(ResponseCode::PULL_NOT_FOUND),
+        Wish::Messages { .. } => refused_pop(ResponseCode::POLLING_TIMEOUT),
         Wish::Notice(_) => notice(false, is_full),
     }
 }
