@@ -235,7 +235,7 @@ impl Broker {
         self.answer_held(expired);
         let expired = self.store().pop_holds.take_expired(Instant::now());
         for (asked, waiting) in expired {
-            handlers::pop::answer_nothing(asked, &waiting);
+            handlers::pop::answer_nothing(self, asked, &waiting);
         }
 
         let store = self.store();
@@ -283,6 +283,7 @@ impl Broker {
         if stored.reconsume_times == 0 || properties.get(property::FIRST_POP_TIME).is_none() {
             properties.set(property::FIRST_POP_TIME, &delivery.pop_time_ms.to_string());
         }
+        properties.set(ORIGIN_GROUP, group);
         let copy = Record {
             topic: &retry_topic,
             queue_id: 0,
@@ -495,4 +496,6 @@ pub(crate) const CLUSTER: &str = "DefaultCluster";
 /// A held pull whose filter lets none of the new messages pass is answered after this time, with a new offset. Java:
 /// `PullRequestHoldService` looks every five seconds.
 const UNMATCHED_TIME: Duration = Duration::from_secs(5);
+/// In what comes back to be popped again: for whom.
+const ORIGIN_GROUP: &str = "ORIGIN_GROUP";
 const EXPIRY_SCAN: Duration = Duration::from_secs(10);

@@ -22,6 +22,7 @@ use rocketmq_common::{
     },
     pop::{PopSource, ReceiptHandle},
     protocol::{Notice, Notification, Permission, PopHead, PopMessage},
+    random::random_below,
 };
 use rocketmq_remote::{Command, ResponseCode};
 use std::{
@@ -49,10 +50,16 @@ pub(super) fn pop(broker: &Broker, asked: Asked) {
         Ok(header) => header,
         Err(error) => return asked.answer(Err(error.into())),
     };
-    let wish = check(broker, &request.consumer_group, &request.topic, request.queue_id)
-        .and_then(|()| filter(&request))
-        .map(|filter| (request.poll_time_ms, Wish::Messages { request, filter }));
-    begin(broker, asked, wish);
+    let checked = check(broker, &request.consumer_group, &request.topic, request.queue_id);
+    let filter = match checked.and_then(|()| filter(&request)) {
+        Ok(filter) => filter,
+        // A refusal of a pop carries the fields of its success.
+        Err(refusal) => {
+            let head = PopHead { start_offsets: None, message_offsets: None, order_counts: None, ..no_head(0, 0, 0) };
+            return asked.answer(Ok(refusal.into_command().with_header(&head)));
+        }
+    };
+    begin(broker, asked, request.poll_time_ms, Wish::Messages { request, filter });
 }
 
 pub(super) fn notify(broker: &Broker, asked: Asked) {
@@ -60,29 +67,25 @@ pub(super) fn notify(broker: &Broker, asked: Asked) {
         Ok(header) => header,
         Err(error) => return asked.answer(Err(error.into())),
     };
-    let wish = check(broker, &request.consumer_group, &request.topic, request.queue_id)
-        .map(|()| (request.poll_time_ms, Wish::Notice(request)));
-    begin(broker, asked, wish);
-}
-
-fn begin(broker: &Broker, asked: Asked, wish: Result<(i64, Wish), Refusal>) {
-    match wish {
-        Ok((poll_time_ms, wish)) => {
-            let poll = Duration::from_millis(u64::try_from(poll_time_ms).unwrap_or(0)).min(LONGEST_POLL);
-            answer_or_hold(broker, asked, Waiting { wish, deadline: Instant::now() + poll });
-        }
+    match check(broker, &request.consumer_group, &request.topic, request.queue_id) {
+        Ok(()) => begin(broker, asked, request.poll_time_ms, Wish::Notice(request)),
         Err(refusal) => asked.answer(Err(refusal)),
     }
+}
+
+fn begin(broker: &Broker, asked: Asked, poll_time_ms: i64, wish: Wish) {
+    let poll = Duration::from_millis(u64::try_from(poll_time_ms).unwrap_or(0)).min(LONGEST_POLL);
+    answer_or_hold(broker, asked, Waiting { wish, deadline: Instant::now() + poll });
 }
 
 /// Answers with what there is now, or holds the request until there is something.
 pub(crate) fn answer_or_hold(broker: &Broker, asked: Asked, waiting: Waiting) {
     let places = places(broker, &waiting.wish);
-    let now_ms = broker.clock.now_ms();
+    let (now_ms, revive_queue_id) = (broker.clock.now_ms(), random_queue(REVIVE_QUEUES));
     let mut store = broker.store();
     let (answer, came_to) = match &waiting.wish {
         Wish::Messages { request, filter } => {
-            let mut taken = Taken::default();
+            let mut taken = Taken { revive_queue_id, ..Taken::default() };
             let has_room = store.pops.len() < MAX_HIDDEN;
             for place in places.iter().filter(|_| has_room) {
                 taken.take(&mut store, request, filter, place, now_ms, &broker.name);
@@ -99,7 +102,7 @@ pub(crate) fn answer_or_hold(broker: &Broker, asked: Asked, waiting: Waiting) {
             drop(store);
             asked.answer(Ok(answer));
         }
-        None => hold_or_end(store, asked, waiting),
+        None => hold_or_end(store, asked, waiting, now_ms, revive_queue_id),
     }
     for (queue, offset) in came_to {
         broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
@@ -109,11 +112,11 @@ pub(crate) fn answer_or_hold(broker: &Broker, asked: Asked, waiting: Waiting) {
 }
 
 /// Under the lock under which nothing was found, so that no message slips past.
-fn hold_or_end(mut store: MutexGuard<'_, Store>, asked: Asked, waiting: Waiting) {
+fn hold_or_end(mut store: MutexGuard<'_, Store>, asked: Asked, waiting: Waiting, now_ms: i64, revive_queue_id: i32) {
     let is_full = store.pop_holds.len() >= MAX_HELD;
     if waiting.deadline <= Instant::now() || is_full {
         drop(store);
-        return asked.answer(Ok(nothing(&waiting.wish, is_full)));
+        return asked.answer(Ok(nothing(&waiting.wish, is_full, now_ms, revive_queue_id)));
     }
     let wait = Wait {
         topic: waiting.wish.topic().clone(),
@@ -126,24 +129,37 @@ fn hold_or_end(mut store: MutexGuard<'_, Store>, asked: Asked, waiting: Waiting)
 }
 
 /// The time of a request that was held is over.
-pub(crate) fn answer_nothing(asked: Asked, waiting: &Waiting) {
-    asked.answer(Ok(nothing(&waiting.wish, false)));
+pub(crate) fn answer_nothing(broker: &Broker, asked: Asked, waiting: &Waiting) {
+    let revive_queue_id = random_queue(REVIVE_QUEUES);
+    asked.answer(Ok(nothing(&waiting.wish, false, broker.clock.now_ms(), revive_queue_id)));
 }
 
-fn nothing(wish: &Wish, is_full: bool) -> Command {
-    match wish {
-        Wish::Messages { .. } if is_full => refused_pop(ResponseCode::POLLING_FULL),
-        Wish::Messages { .. } => refused_pop(ResponseCode::POLLING_TIMEOUT),
-        Wish::Notice(_) => notice(false, is_full),
+fn nothing(wish: &Wish, is_full: bool, now_ms: i64, revive_queue_id: i32) -> Command {
+    let Wish::Messages { request, .. } = wish else { return notice(false, is_full) };
+    let code = if is_full { ResponseCode::POLLING_FULL } else { ResponseCode::POLLING_TIMEOUT };
+    let is_ordered = request.order == Some(true);
+    let head = PopHead {
+        order_counts: is_ordered.then(String::new),
+        ..no_head(now_ms, request.invisible_time_ms, if is_ordered { ReceiptHandle::ORDERED } else { revive_queue_id })
+    };
+    Command::response(0, code).with_header(&head).with_remark(ReadStatus::NoMessageInQueue.name())
+}
+
+fn no_head(pop_time_ms: i64, invisible_time_ms: i64, revive_queue_id: i32) -> PopHead {
+    PopHead {
+        pop_time_ms,
+        invisible_time_ms,
+        revive_queue_id,
+        rest: Some(0),
+        start_offsets: Some(String::new()),
+        message_offsets: Some(String::new()),
+        order_counts: None,
     }
 }
 
-fn refused_pop(code: ResponseCode) -> Command {
-    Command::response(0, code).with_remark(ReadStatus::NoMessageInQueue.name())
-}
-
 fn notice(has_messages: bool, is_full: bool) -> Command {
-    done().with_header(&Notice { has_messages: Some(has_messages), is_full: Some(is_full) })
+    let head = Notice { has_messages: Some(has_messages), is_full: Some(is_full) };
+    done().with_header(&head).with_remark(NOT_SET)
 }
 
 impl Wish {
@@ -186,7 +202,7 @@ fn no_queue(topic: &str, queue_id: i32, config: TopicConfig) -> String {
 
 fn filter(request: &PopMessage) -> Result<TagFilter, Refusal> {
     if request.max_messages > MOST_MESSAGES {
-        let remark = format!("pop message's num is greater than {MOST_MESSAGES}");
+        let remark = format!("the broker[127.0.0.1] pop message's num is greater than {MOST_MESSAGES}");
         return Err(Refusal::new(ResponseCode::INVALID_PARAMETER, remark));
     }
     match request.expression_type.as_deref() {
@@ -205,8 +221,8 @@ struct PopPlace {
     recorded: Option<i64>,
 }
 
-/// The queues of the topic and of the group's retry topics for it, in the order in which they are looked into: each in
-/// turn comes first, and now and then the retry topics do.
+/// The queues of the topic and of the group's retry topics for it, in the order in which they are looked into: any of them
+/// may come first, and now and then the retry topics do.
 fn places(broker: &Broker, wish: &Wish) -> Vec<PopPlace> {
     let (group, topic, queue_id, with_retries) = match wish {
         Wish::Messages { request, .. } => {
@@ -221,14 +237,14 @@ fn places(broker: &Broker, wish: &Wish) -> Vec<PopPlace> {
     if with_retries {
         sources.extend(retries);
     }
-    if with_retries && broker.any_queue(RETRIES_FIRST) == 0 {
+    if with_retries && random_queue(RETRIES_FIRST) == 0 {
         sources.rotate_left(1);
     }
     let mut places = Vec::new();
     for source in sources {
         let real: Arc<str> = source.real_topic(topic, group);
         let Some(config) = broker.store().log.topic(&real) else { continue };
-        let first = broker.any_queue(config.read_queues);
+        let first = random_queue(config.read_queues);
         let queues = match source {
             PopSource::Topic if queue_id >= 0 => queue_id..queue_id + 1,
             _ => 0..config.read_queues,
@@ -246,6 +262,12 @@ fn places(broker: &Broker, wish: &Wish) -> Vec<PopPlace> {
         place.recorded = offsets.get(group, topic, *queue_id);
     }
     places
+}
+
+/// As Java does it: by chance, so that no queue starves.
+fn random_queue(queues: i32) -> i32 {
+    let below = random_below(usize::try_from(queues).unwrap_or(0));
+    i32::try_from(below).unwrap_or(0)
 }
 
 impl PopPlace {
@@ -272,6 +294,7 @@ fn has_messages(store: &Store, request: &Notification, place: &PopPlace, now_ms:
 /// What one pop has gathered.
 #[derive(Default)]
 struct Taken {
+    revive_queue_id: i32,
     records: Vec<Bytes>,
     start_offsets: String,
     message_offsets: String,
@@ -344,7 +367,7 @@ impl Taken {
                 start_offset: start,
                 pop_time_ms: now_ms,
                 invisible_time_ms: request.invisible_time_ms,
-                revive_queue_id: 0,
+                revive_queue_id: self.revive_queue_id,
                 source: place.source,
                 broker_name: broker_name.clone(),
                 queue_id: queue.queue_id,
@@ -365,7 +388,7 @@ impl Taken {
         let head = PopHead {
             pop_time_ms: now_ms,
             invisible_time_ms: request.invisible_time_ms,
-            revive_queue_id: if is_ordered { ReceiptHandle::ORDERED } else { 0 },
+            revive_queue_id: if is_ordered { ReceiptHandle::ORDERED } else { self.revive_queue_id },
             rest: Some(self.rest),
             start_offsets: Some(std::mem::take(&mut self.start_offsets)),
             message_offsets: Some(std::mem::take(&mut self.message_offsets)),
@@ -422,6 +445,10 @@ pub(crate) const ANY_QUEUE: i32 = -1;
 const MOST_MESSAGES: i32 = 32;
 /// One pop in so many looks into the retry topics first. Java: `popFromRetryProbability`, 20 in 100.
 const RETRIES_FIRST: i32 = 5;
+/// Java: `reviveQueueNum`.
+const REVIVE_QUEUES: i32 = 8;
+/// What Java's answers say where nobody has set a remark.
+const NOT_SET: &str = "not set any response code";
 /// A client may not make the broker wait for ever.
 const LONGEST_POLL: Duration = Duration::from_secs(3600);
 /// Java: `maxPopPollingSize`.

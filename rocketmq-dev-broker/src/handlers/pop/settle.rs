@@ -1,7 +1,7 @@
 //! Popped messages that are done, or hidden for another time. Java: `AckMessageProcessor`,
 //! `ChangeInvisibleTimeProcessor`.
 
-use super::{no_queue, no_topic};
+use super::{NOT_SET, no_queue, no_topic};
 use crate::{
     broker::Broker,
     handlers::{Outcome, Refusal, done},
@@ -11,7 +11,7 @@ use rocketmq_common::{
     pop::{PopSource, ReceiptHandle},
     protocol::{AckMessage, BatchAckMessage, ChangeInvisibleTime, Hidden},
 };
-use rocketmq_remote::{Incoming, Json, ResponseCode};
+use rocketmq_remote::{Command, Incoming, Json, ResponseCode};
 use std::sync::Arc;
 
 pub(in crate::handlers) fn ack(broker: &Broker, incoming: &Incoming) -> Outcome {
@@ -35,7 +35,7 @@ pub(in crate::handlers) fn ack(broker: &Broker, incoming: &Incoming) -> Outcome 
 pub(in crate::handlers) fn batch_ack(broker: &Broker, incoming: &Incoming) -> Outcome {
     let Json(body) = incoming.body::<BatchAckMessage>()?;
     if body.acks.is_empty() {
-        return Err(Refusal::new(ResponseCode::NO_MESSAGE, ""));
+        return Ok(Command::response(0, ResponseCode::NO_MESSAGE));
     }
     for ack in body.acks {
         let source = PopSource::from_flag(&ack.retry).unwrap_or(PopSource::Topic);
@@ -58,7 +58,8 @@ pub(in crate::handlers) fn change(broker: &Broker, incoming: &Incoming) -> Outco
     let header: ChangeInvisibleTime = incoming.header()?;
     let (min, max) = bounds(broker, &header.topic, header.queue_id)?;
     if !(min..max).contains(&header.offset) {
-        return Err(Refusal::new(ResponseCode::NO_MESSAGE, ""));
+        let head = Hidden { pop_time_ms: 0, invisible_time_ms: 0, revive_queue_id: 0 };
+        return Ok(Command::response(0, ResponseCode::NO_MESSAGE).with_header(&head).with_remark(NOT_SET));
     }
     let handle = parse(&header.extra_info)?;
     let queue = QueueOfGroup { group: header.consumer_group, topic: header.topic, queue_id: header.queue_id };
@@ -72,13 +73,15 @@ pub(in crate::handlers) fn change(broker: &Broker, incoming: &Incoming) -> Outco
             false => (0, 0),
         }
     } else {
+        // The pop time tells deliveries apart: also one that is changed within the millisecond of its pop.
+        let pop_time_ms = now_ms.max(delivery.pop_time_ms.saturating_add(1));
         pops.ack(&queue, delivery);
-        pops.hide(&queue, Delivery { pop_time_ms: now_ms, ..delivery }, until_ms);
-        (now_ms, header.invisible_time_ms)
+        pops.hide(&queue, Delivery { pop_time_ms, ..delivery }, until_ms);
+        (pop_time_ms, header.invisible_time_ms)
     };
     broker.wake_timer();
     let revive_queue_id = if pop_time_ms == 0 { 0 } else { handle.revive_queue_id };
-    Ok(done().with_header(&Hidden { pop_time_ms, invisible_time_ms, revive_queue_id }))
+    Ok(done().with_header(&Hidden { pop_time_ms, invisible_time_ms, revive_queue_id }).with_remark(NOT_SET))
 }
 
 /// Settles a delivery; one of long ago is no error. False where an ordered message was not popped.
