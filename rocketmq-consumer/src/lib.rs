@@ -69,14 +69,14 @@ pub use error::Error;
 pub use offset_file::OffsetFileError;
 pub use offset_store::{OffsetStore, StoreError, Storing};
 pub use outcome::{IntoOutcome, Outcome};
-pub use pull::PullConsumer;
-pub use pull_builder::PullConsumerBuilder;
-pub use pull_config::{Position, PullConfig};
-pub use pull_once::{PullStatus, Pulled};
 pub use pop::PopConsumer;
 pub use pop_builder::PopConsumerBuilder;
 pub use pop_config::PopConfig;
 pub use popped::PoppedMessage;
+pub use pull::PullConsumer;
+pub use pull_builder::PullConsumerBuilder;
+pub use pull_config::{Position, PullConfig};
+pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
     ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
