@@ -47,9 +47,15 @@ impl Watches {
         };
         let watching = Watching { popper: popper.clone(), target: target.clone() };
         popper.tasks.spawn(async move {
-            tokio::select! {
-                () = watching.popper.stopped.cancelled() => {}
-                () = watching.wait(&request) => {}
+            let has_messages = tokio::select! {
+                () = watching.popper.stopped.cancelled() => false,
+                has_messages = watching.wait(&request) => has_messages,
+            };
+            let (popper, target) = (watching.popper.clone(), watching.target.clone());
+            // First, so that who hears the bell can have it rung again.
+            drop(watching);
+            if has_messages {
+                popper.watches.bell.send_replace(Some(target));
             }
         });
     }
@@ -66,21 +72,23 @@ struct Watching {
 }
 
 impl Watching {
-    async fn wait(&self, request: &Notification) {
+    /// Whether there are messages, once the broker says something.
+    async fn wait(&self, request: &Notification) -> bool {
         let Popper { client, config, .. } = &*self.popper;
         let deadline = Deadline::after(config.long_poll + GRACE);
         match client.pop_notification(&self.target.broker_name, request, deadline).await {
-            Ok(notice) if notice.has_messages == Some(true) => {
-                self.popper.watches.watched().remove(&self.target);
-                self.popper.watches.bell.send_replace(Some(self.target.clone()));
+            Ok(notice) => {
+                if notice.is_full == Some(true) {
+                    sleep(FULL).await;
+                }
+                notice.has_messages == Some(true)
             }
-            Ok(notice) if notice.is_full == Some(true) => sleep(FULL).await,
-            Ok(_) => {}
             Err(error) => {
                 tracing::debug!(
                     broker = %self.target.broker_name, error = &error as &dyn std::error::Error, "not notified of messages"
                 );
                 sleep(FULL).await;
+                false
             }
         }
     }
