@@ -20,6 +20,10 @@ pub(crate) enum Use {
     Alone,
     /// Needs two brokers, and a name server that knows order topics; has them together with others.
     Pair,
+    /// Stops one of two brokers, and so has a cluster of its own, which begins and ends with it.
+    Changing,
+    /// Needs a broker with a replica that is to be read from as soon as a consumer is behind; a cluster of its own, too.
+    Replicated,
 }
 
 impl Use {
@@ -28,7 +32,13 @@ impl Use {
         let patient = [("waitTimeMillsInSendQueue", "10000"), ("osPageCacheBusyTimeOutMills", "10000")];
         // Requests of one connection are stored in order only by a broker that handles sends one after the other.
         let orderly = [("sendMessageThreadPoolNums", "1")];
-        let own = if self == Self::Alone { &orderly[..] } else { &[] };
+        // The broker suggests its replica to who is any message behind, not to who is 40 % of the memory behind.
+        let replicated = [("slaveReadEnable", "true"), ("accessMessageInMemoryMaxRatio", "0")];
+        let own = match self {
+            Self::Alone => &orderly[..],
+            Self::Replicated => &replicated,
+            Self::Shared | Self::Pair | Self::Changing => &[],
+        };
         patient.iter().chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 }
@@ -41,6 +51,8 @@ pub(crate) struct RealClusters {
     pair: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
+    /// Held by the one scenario that runs on a cluster of its own: more at once would be too much for the machine.
+    own: Mutex<()>,
 }
 
 type Real = Arc<tokio::sync::Mutex<RealCluster>>;
@@ -57,6 +69,11 @@ impl RealClusters {
             Use::Shared => &self.shared,
             Use::Alone => &self.stoppable,
             Use::Pair => &self.pair,
+            Use::Changing | Use::Replicated => {
+                let _own = locked(&self.own);
+                let servers = runtime.block_on(start(real)).context("no real cluster")?;
+                return run(&runtime.block_on(Cluster::real(servers)));
+            }
         };
         let servers = slot.get(real, runtime)?;
         run(&runtime.block_on(Cluster::real(servers)))
@@ -82,8 +99,11 @@ async fn start(real: Use) -> Result<Real> {
     let is_given = matches!(real::source(), Source::Given(_));
     let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
     let mut options = RealOptions { broker_properties, ..RealOptions::default() };
-    if real == Use::Pair {
+    options.replicas = real == Use::Replicated;
+    if matches!(real, Use::Pair | Use::Changing) {
         options.brokers = 2;
+    }
+    if real == Use::Pair {
         options.name_server_properties.push(("orderMessageEnable".to_owned(), "true".to_owned()));
     }
     let cluster = RealCluster::start(options).await?;
