@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::{ClientConfig, Message, MessageQueue};
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt};
-use rocketmq_producer::{Producer, Select};
+use rocketmq_producer::{Producer, ProducerConfig, Select};
 use std::{collections::BTreeSet, time::Duration};
 
 const ROUTES: Duration = Duration::from_millis(1500);
@@ -35,7 +35,8 @@ impl<'a> Group<'a> {
             PushConfig { start_at: StartAt::First, rebalance_interval: REBALANCE, client, ..Default::default() };
         let consumer = cluster.consumer(&name).config(config).subscribe(&topic, Filter::all());
         let consumer = consumer.listener(inbox.listener()).start().await?;
-        let producer = cluster.producer().await?;
+        let client = ClientConfig { route_refresh_interval: ROUTES, ..Default::default() };
+        let producer = cluster.producer_with(ProducerConfig { client, ..Default::default() }).await?;
         Ok(Self { cluster, topic, name, inbox, producer, consumer, sent: BTreeSet::new() })
     }
 
@@ -66,8 +67,13 @@ impl<'a> Group<'a> {
     async fn consumes_all(&mut self) -> Result<()> {
         for queue in self.queues() {
             for body in ["one", "two", "three"] {
-                let receipt = self.producer.send_to(Select::queue(&queue), Message::new(&self.topic, body)).await;
-                self.sent.insert(receipt.with_context(|| format!("not sent to {queue}"))?.message_id);
+                // The producer may hear of a queue later than the group does.
+                let receipt = eventually(SOON, async || {
+                    let sent = self.producer.send_to(Select::queue(&queue), Message::new(&self.topic, body)).await;
+                    sent.with_context(|| format!("not sent to {queue}"))
+                })
+                .await?;
+                self.sent.insert(receipt.message_id);
             }
         }
         self.inbox.has_each_once(&self.sent, SOON).await

@@ -29,6 +29,7 @@ mod java;
 mod lifecycle;
 mod limits;
 mod linger;
+mod moved_offsets;
 mod name_server;
 mod namespace;
 mod offset_stores;
@@ -177,6 +178,7 @@ fn scenarios() -> Vec<Scenario> {
         both delayed::a_delay_level_holds_a_message_back,
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
+        pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         both request::a_replier_that_panics_replies_when_the_message_comes_again,
         both request::replies_come_to_who_asked,

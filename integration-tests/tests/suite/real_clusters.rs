@@ -1,6 +1,6 @@
 //! The real clusters of a run: started when first needed, shared, and ended with the run.
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, replicas};
 use anyhow::{Context, Error, Result, anyhow};
 use rocketmq_common::Message;
 use rocketmq_integration_tests::real::{self, RealCluster, RealOptions, Source};
@@ -20,9 +20,9 @@ pub(crate) enum Use {
     Alone,
     /// Needs two brokers, and a name server that knows order topics; has them together with others.
     Pair,
-    /// Stops one of two brokers, and so has a cluster of its own, which begins and ends with it.
+    /// Stops one of two brokers, and so has them to itself.
     Changing,
-    /// Needs a broker with a replica that is to be read from as soon as a consumer is behind; a cluster of its own, too.
+    /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
     Replicated,
 }
 
@@ -49,10 +49,12 @@ pub(crate) struct RealClusters {
     shared: Slot,
     stoppable: Slot,
     pair: Slot,
+    changing: Slot,
+    replicated: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
-    /// Held by the one scenario that runs on a cluster of its own: more at once would be too much for the machine.
-    own: Mutex<()>,
+    /// Held by the one scenario that has a cluster of several brokers or replicas to itself.
+    one_of_several: Mutex<()>,
 }
 
 type Real = Arc<tokio::sync::Mutex<RealCluster>>;
@@ -64,16 +66,17 @@ struct Slot(Mutex<Option<Result<Real, Arc<Error>>>>);
 impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
-        let _alone = (real == Use::Alone).then(|| locked(&self.alone));
+        let _alone = match real {
+            Use::Shared | Use::Pair => None,
+            Use::Alone => Some(locked(&self.alone)),
+            Use::Changing | Use::Replicated => Some(locked(&self.one_of_several)),
+        };
         let slot = match real {
             Use::Shared => &self.shared,
             Use::Alone => &self.stoppable,
             Use::Pair => &self.pair,
-            Use::Changing | Use::Replicated => {
-                let _own = locked(&self.own);
-                let servers = runtime.block_on(start(real)).context("no real cluster")?;
-                return run(&runtime.block_on(Cluster::real(servers)));
-            }
+            Use::Changing => &self.changing,
+            Use::Replicated => &self.replicated,
         };
         let servers = slot.get(real, runtime)?;
         run(&runtime.block_on(Cluster::real(servers)))
@@ -81,7 +84,7 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        for slot in [&self.shared, &self.stoppable, &self.pair] {
+        for slot in [&self.shared, &self.stoppable, &self.pair, &self.changing, &self.replicated] {
             drop(locked(&slot.0).take());
         }
     }
@@ -108,7 +111,14 @@ async fn start(real: Use) -> Result<Real> {
     }
     let cluster = RealCluster::start(options).await?;
     warm_up(cluster.name_server()).await.context("the broker does not warm up")?;
-    Ok(Arc::new(tokio::sync::Mutex::new(cluster)))
+    let cluster = Arc::new(tokio::sync::Mutex::new(cluster));
+    if real == Use::Replicated {
+        let with_topics = Cluster::real(cluster.clone()).await;
+        for topic in replicas::TOPICS {
+            with_topics.create_topic(topic, 1, 4).await?;
+        }
+    }
+    Ok(cluster)
 }
 
 /// A broker that has just come up is slow until its code is compiled and its files are mapped, and would answer
