@@ -7,9 +7,10 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::{ClientConfig, Message, MessageQueue};
-use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt};
+use rocketmq_consumer::{Error, Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use rocketmq_producer::{Producer, ProducerConfig, Select};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
 const ROUTES: Duration = Duration::from_millis(1500);
 const REBALANCE: Duration = Duration::from_millis(1500);
@@ -87,7 +88,7 @@ impl<'a> Group<'a> {
 
 pub(crate) async fn a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic(2).await?;
-    cluster.kill_broker_at(1).await?;
+    cluster.stop_broker_at(1).await?;
     cluster.at("with one broker");
     let mut group = Group::start(cluster, topic).await?;
     group.has_queues_in_time(2).await?;
@@ -98,7 +99,7 @@ pub(crate) async fn a_broker_that_comes_is_consumed_from_and_one_that_goes_is_le
     group.consumes_all().await?;
     cluster.expect_recorded(&group.name, &group.topic, group.sent.len()).await?;
     cluster.at("it goes");
-    cluster.kill_broker_at(1).await?;
+    cluster.stop_broker_at(1).await?;
     group.has_queues_in_time(2).await?;
     group.consumes_all().await?;
     cluster.at("it comes again");
@@ -115,7 +116,7 @@ pub(crate) async fn a_broker_at_another_address_is_found_again(cluster: &Cluster
     group.consumes_all().await?;
     cluster.expect_recorded(&group.name, &group.topic, group.sent.len()).await?;
     cluster.at("the broker moves");
-    cluster.kill_broker_at(1).await?;
+    cluster.stop_broker_at(1).await?;
     cluster.move_broker(1).await?;
     cluster.start_broker_at(1).await?;
     group.has_queues_in_time(4).await?;
@@ -134,4 +135,42 @@ pub(crate) async fn queues_that_come_are_consumed_and_those_that_go_are_left(clu
         group.consumes_all().await?;
     }
     group.end().await
+}
+
+pub(crate) async fn what_fails_while_its_broker_is_away_comes_again_from_another(cluster: &Cluster) -> Result<()> {
+    let (topic, inbox, gate) = (cluster.topic(1).await?, Inbox::new(), Arc::new(Semaphore::new(0)));
+    let (kept, at_gate) = (inbox.clone(), gate.clone());
+    let consumer = cluster.consumer(&random_name("group")).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(move |message: StoredMessage| {
+        let (kept, gate, is_first) = (kept.clone(), at_gate.clone(), message.reconsume_times() == 0);
+        async move {
+            kept.keep(message);
+            if is_first {
+                gate.acquire().await.map_err(|error| error.to_string())?.forget();
+                return Err("not yet".to_owned());
+            }
+            Ok(())
+        }
+    });
+    let consumer = consumer.start().await?;
+    let producer = cluster.producer().await?;
+    let queue = MessageQueue::new(topic.as_str(), "broker-b", 0);
+    let receipt = producer.send_to(Select::queue(&queue), Message::new(&topic, "body")).await?;
+    inbox.has(1, SOON).await?;
+    cluster.at("the broker of the message is away");
+    cluster.stop_broker_at(1).await?;
+    gate.add_permits(1);
+    // A real broker has it wait for 10 s.
+    inbox.has(2, SOON + SOON).await?;
+    let again = inbox.messages().pop().context("nothing came")?;
+    let came = (again.message_id().into_owned(), again.reconsume_times(), again.broker_name().to_string());
+    ensure!(came == (receipt.message_id, 1, "broker-a".to_owned()), "what came again is {came:?}");
+    ensure!(again.topic() == topic && again.body().as_ref() == b"body", "it came again as {again:?}");
+    consumer.shutdown().await.or_else(|error| match error {
+        // Of the queue whose broker is away.
+        Error::Unfinished { messages: 0, .. } => Ok(()),
+        error => Err(error),
+    })?;
+    producer.shutdown().await?;
+    cluster.start_broker_at(1).await
 }

@@ -20,6 +20,7 @@ mod compressed;
 mod consume;
 mod consuming_faults;
 mod control;
+mod corrections;
 mod delayed;
 mod filters;
 mod group;
@@ -93,6 +94,7 @@ fn scenarios() -> Vec<Scenario> {
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
         replicated replicas::while_the_broker_is_away_its_replica_serves,
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
+        changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
@@ -144,6 +146,7 @@ fn scenarios() -> Vec<Scenario> {
         both control::a_suspended_consumer_stands_still,
         both control::topics_come_and_go_while_a_consumer_runs,
         embedded control::the_queues_of_a_topic_share_its_limit,
+        both corrections::an_offset_beyond_the_end_is_corrected,
         both changes::queues_that_come_are_consumed_and_those_that_go_are_left,
         both streams::a_stream_brings_every_message_once,
         both streams::who_acknowledges_nothing_gets_no_more,
