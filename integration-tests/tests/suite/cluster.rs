@@ -256,9 +256,14 @@ impl Cluster {
 
     /// Ends the broker without a warning, if it is a real one.
     pub(crate) async fn kill_broker(&self) -> Result<()> {
+        self.kill_broker_at(0).await
+    }
+
+    /// As [`kill_broker`](Self::kill_broker), one of several.
+    pub(crate) async fn kill_broker_at(&self, index: usize) -> Result<()> {
         match &self.servers {
-            Servers::Embedded(dev) => dev.stop_broker("broker-a").await,
-            Servers::Real { cluster, .. } => cluster.lock().await.kill_broker(0).await?,
+            Servers::Embedded(dev) => dev.stop_broker(&broker_name(index)).await,
+            Servers::Real { cluster, .. } => cluster.lock().await.kill_broker(index).await?,
         }
         Ok(())
     }
