@@ -137,11 +137,14 @@ pub struct RealOptions {
     pub name_server_properties: Vec<(String, String)>,
     /// How many brokers, named `broker-a`, `broker-b`, ... in one cluster. Default 1.
     pub brokers: usize,
+    /// Whether each broker has a replica, which copies its messages, and every 10 s its topics and offsets. Default
+    /// false.
+    pub replicas: bool,
 }
 
 impl Default for RealOptions {
     fn default() -> Self {
-        Self { broker_properties: Vec::new(), name_server_properties: Vec::new(), brokers: 1 }
+        Self { broker_properties: Vec::new(), name_server_properties: Vec::new(), brokers: 1, replicas: false }
     }
 }
 
@@ -151,6 +154,8 @@ impl Default for RealOptions {
 pub struct RealCluster {
     name_server: String,
     brokers: Vec<String>,
+    /// In the order of their brokers; empty in a cluster without replicas.
+    replicas: Vec<String>,
     /// `None` when the user runs the cluster.
     ours: Option<Ours>,
 }
@@ -160,6 +165,7 @@ pub struct RealCluster {
 struct Ours {
     name_server: Box<dyn Server>,
     brokers: Vec<Box<dyn Server>>,
+    replicas: Vec<Box<dyn Server>>,
     _folder: TempFolder,
 }
 
@@ -193,6 +199,7 @@ impl RealCluster {
             options.broker_properties,
             options.name_server_properties
         );
+        ensure!(!options.replicas, "the cluster given by ROCKETMQ_NAMESRV is not ours to give replicas");
         let first = addresses.split(';').next().unwrap_or(&addresses);
         let brokers = probe::brokers(first).await.context("cannot use the cluster given by ROCKETMQ_NAMESRV")?;
         ensure!(
@@ -201,32 +208,43 @@ impl RealCluster {
             brokers.len(),
             options.brokers
         );
-        Ok(Self { name_server: addresses, brokers, ours: None })
+        Ok(Self { name_server: addresses, brokers, replicas: Vec::new(), ours: None })
     }
 
     /// Starts the servers on new ports, from the jars in the folder beside `java` or, without them, in containers.
     async fn start_once(options: &RealOptions, jars: Option<&(PathBuf, PathBuf)>) -> Result<Self> {
-        let (name_server_port, broker_ports) = server::free_ports(options.brokers)?;
+        let count = if options.replicas { 2 * options.brokers } else { options.brokers };
+        let (name_server_port, ports) = server::free_ports(count)?;
         let (of_name_server, of_brokers) = (&options.name_server_properties, &options.broker_properties);
-        let roles = server::roles(name_server_port, &broker_ports, of_name_server, of_brokers);
+        let roles = server::roles(name_server_port, ports.split_at(options.brokers), of_name_server, of_brokers);
         let (folder, mut servers) = match jars {
             Some((java, lib)) => java::servers(roles, java, lib)?,
             None => docker::servers(roles, &version())?,
         };
         let name_server = servers.remove(0);
-        let address = |port: &u16| format!("127.0.0.1:{port}");
+        let replicas = servers.split_off(options.brokers);
+        let mut addresses: Vec<_> = ports.iter().map(address).collect();
         let mut cluster = Self {
             name_server: address(&name_server_port),
-            brokers: broker_ports.iter().map(address).collect(),
-            ours: Some(Ours { name_server, brokers: servers, _folder: folder }),
+            replicas: addresses.split_off(options.brokers),
+            brokers: addresses,
+            ours: Some(Ours { name_server, brokers: servers, replicas, _folder: folder }),
         };
         cluster.start_name_server().await?;
         // All boot at once: most of a boot is waiting.
-        for index in 0..options.brokers {
+        for index in 0..cluster.brokers.len() {
             cluster.broker(index)?.start()?;
         }
-        for index in 0..options.brokers {
+        for index in 0..cluster.brokers.len() {
             cluster.wait_for_broker(index).await?;
+        }
+        // A replica hears where its broker is when it starts, and then every 10 s.
+        for replica in &mut cluster.ours()?.replicas {
+            replica.start()?;
+        }
+        for index in 0..cluster.replicas.len() {
+            let (name_server, of_replica) = (cluster.name_server.clone(), cluster.replicas[index].clone());
+            wait_until_known(cluster.ours()?.replicas[index].as_mut(), &name_server, &of_replica).await?;
         }
         Ok(cluster)
     }
@@ -247,6 +265,25 @@ impl RealCluster {
     /// There is no such broker.
     pub fn broker_address(&self, index: usize) -> String {
         self.brokers[index].clone()
+    }
+
+    /// The address of a broker's replica, counted as the broker is.
+    ///
+    /// # Panics
+    /// There is no such broker, or the cluster has no replicas.
+    pub fn replica_address(&self, index: usize) -> String {
+        self.replicas[index].clone()
+    }
+
+    /// Gives a broker that was ended another port, which [`start_broker`](Self::start_broker) then opens.
+    pub fn move_broker(&mut self, index: usize) -> Result<()> {
+        let (_, ports) = server::free_ports(1)?;
+        let port = ports.first().context("no free port")?;
+        let broker = self.broker(index)?;
+        ensure!(!broker.is_running()?, "{} still runs", broker.name());
+        broker.set_property("listenPort", &port.to_string())?;
+        self.brokers[index] = address(port);
+        Ok(())
     }
 
     /// Ends a broker by SIGKILL and waits until it is gone. Its store stays.
@@ -293,17 +330,7 @@ impl RealCluster {
 
     async fn wait_for_broker(&mut self, index: usize) -> Result<()> {
         let (name_server, address) = (self.name_server.clone(), self.broker_address(index));
-        let server = self.broker(index)?;
-        let began = Instant::now();
-        // Booted alone does not mean that the name server knows the broker, and a route alone may be one that
-        // the name server still keeps from before a restart.
-        while !(server.output().contains(BOOTED)
-            && probe::brokers(&name_server).await.is_ok_and(|known| known.contains(&address)))
-        {
-            check_boot(server, began)?;
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+        wait_until_known(self.broker(index)?, &name_server, &address).await
     }
 
     fn broker(&mut self, index: usize) -> Result<&mut dyn Server> {
@@ -314,6 +341,21 @@ impl RealCluster {
     fn ours(&mut self) -> Result<&mut Ours> {
         self.ours.as_mut().context("the cluster given by ROCKETMQ_NAMESRV is not ours to start or stop")
     }
+}
+
+async fn wait_until_known(server: &mut dyn Server, name_server: &str, address: &str) -> Result<()> {
+    let began = Instant::now();
+    // Booted alone does not mean that the name server knows the broker, and a route alone may be one that the name
+    // server still keeps from before a restart.
+    while !(server.output().contains(BOOTED) && probe::knows(name_server, address).await.unwrap_or(false)) {
+        check_boot(server, began)?;
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+fn address(port: &u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 async fn end(server: &mut dyn Server, signal: Signal) -> Result<()> {

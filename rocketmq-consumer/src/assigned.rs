@@ -38,6 +38,8 @@ pub(crate) struct AssignedQueue {
     none_in_hand: Notify,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
+    /// The address of the broker where it is, of one that a broker keeps.
+    keeper: Mutex<Option<Arc<str>>>,
     /// Held by the one who records the offset.
     pub(crate) recording: tokio::sync::Mutex<()>,
     /// Somebody has chosen where to go on.
@@ -88,6 +90,7 @@ impl AssignedQueue {
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
             recorded: Mutex::new(None),
+            keeper: Mutex::default(),
             recording: tokio::sync::Mutex::default(),
             moved: Notify::new(),
             order,
@@ -189,6 +192,15 @@ impl AssignedQueue {
                 return;
             }
             self.room.notified().await;
+        }
+    }
+
+    /// Offsets of the queue are kept at this broker's address now. What is recorded elsewhere does not count.
+    pub(crate) fn kept_at(&self, keeper: Arc<str>) {
+        let mut known = self.keeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if known.as_ref() != Some(&keeper) {
+            *known = Some(keeper);
+            *self.recorded() = None;
         }
     }
 

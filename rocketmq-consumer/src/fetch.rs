@@ -1,13 +1,13 @@
-use crate::{StartAt, assigned::AssignedQueue, member::Member, subscription::wants};
+use crate::{StartAt, assigned::AssignedQueue, member::Member, source::Source, subscription::wants};
 use rocketmq_common::{
     Backoff, Error, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
-    protocol::{ExpressionType, MASTER_ID, PullMessage, PullResult, PullSysFlag, SubscriptionData},
+    protocol::{ExpressionType, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Fetches the messages of one queue until it is revoked.
 pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, settle: Duration) {
@@ -21,8 +21,8 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
     // The member that had the queue until now may still be recording its last offset.
     sleep(settle).await;
     let mut next = begin(member, assigned, None).await;
-    let mut broker_id = MASTER_ID;
-    let mut failures = 0;
+    let mut source = Source::default();
+    let (mut failures, mut fruitless) = (0, 0u32);
     loop {
         tokio::select! {
             biased;
@@ -39,7 +39,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
         let epoch = assigned.window().epoch();
         let answer = tokio::select! {
             biased;
-            answer = pull(member, assigned, next, broker_id) => answer,
+            answer = pull(member, assigned, next, &mut source) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
             () = assigned.moved() => {
@@ -51,11 +51,14 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
         match answer {
             Ok(answer) => {
                 failures = 0;
-                broker_id = answer.header.suggested_broker_id;
+                fruitless = if is_fruitless(&answer, next) { fruitless.saturating_add(1) } else { 0 };
                 next = take(member, assigned, epoch, next, answer).await;
+                // One is as it should be: an offset that is corrected, a replica that sends us to the master.
+                if fruitless > 1 {
+                    sleep(BACKOFF.wait(fruitless - 1, random_u64())).await;
+                }
             }
             Err(error) => {
-                broker_id = MASTER_ID;
                 member.doubt_lock(assigned);
                 if error.response_code().is_some_and(wants_heartbeat) {
                     member.client.heartbeat_soon();
@@ -145,11 +148,22 @@ fn pause(assigned: &AssignedQueue, error: &(dyn std::error::Error + 'static), fa
     sleep(wait)
 }
 
+/// Whether an answer was given at once and brought the queue no further. A broker that keeps giving such ones is not
+/// asked again without a pause.
+fn is_fruitless(answer: &Answer<PullResult>, asked: i64) -> bool {
+    match answer.code {
+        // The broker has held the pull.
+        ResponseCode::PULL_NOT_FOUND => false,
+        ResponseCode::PULL_OFFSET_MOVED => true,
+        _ => answer.header.next_begin_offset <= asked,
+    }
+}
+
 async fn pull(
     member: &Member,
     assigned: &AssignedQueue,
     offset: i64,
-    broker_id: i64,
+    source: &mut Source,
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
     let long_poll = member.config.long_poll;
@@ -177,15 +191,33 @@ async fn pull(
         tell_filter(&mut request, &assigned.subscription);
     }
     let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
-    let addr = addrs.get(&broker_id).or_else(|| addrs.values().next()).ok_or_else(not_found)?;
+    let replica = source.pick(addrs, Instant::now()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
-    let result = member.client.pull_message(addr, &request, deadline).await;
-    // A queue of a static topic may be on another broker by now.
-    let elsewhere = |code: Option<ResponseCode>| code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) || code.is_none();
-    if result.as_ref().is_err_and(|error| elsewhere(error.response_code())) {
-        member.client.note_stale(&route);
+    match member.client.pull_message(&replica.addr, &request, deadline).await {
+        Ok(mut answer) => {
+            if answer.code == ResponseCode::PULL_OFFSET_MOVED && !replica.is_master {
+                // It may hold less than the master: what is missing here is not gone.
+                tracing::debug!(%queue, offset, addr = %replica.addr, "outside of what a replica holds");
+                source.failed(replica, true, Instant::now());
+                answer.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
+                answer.header.next_begin_offset = offset;
+            } else {
+                source.follow(answer.header.suggested_broker_id);
+            }
+            Ok(answer)
+        }
+        Err(error) => {
+            let code = error.response_code();
+            source.failed(replica, code.is_some(), Instant::now());
+            if code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) {
+                // A queue of a static topic is on another broker by now: on which, is known before the next pull.
+                let _ = member.client.newer_route(&queue.topic, route.generation()).await;
+            } else if code.is_none() {
+                member.client.note_stale(&route);
+            }
+            Err(error)
+        }
     }
-    result
 }
 
 /// Has the filter go along with a pull: the broker then needs no heartbeat of the group.

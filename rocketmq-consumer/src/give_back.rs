@@ -3,17 +3,42 @@ use rocketmq_common::{
     Error, StoredMessage,
     message::{names::is_retry_topic, property},
     protocol::SendBack,
-    remote::Deadline,
+    remote::{Deadline, ResponseCode},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 impl Member {
-    /// Gives a message back to its broker: to come again later, or to be a dead letter.
+    /// Gives a message back to its broker: to come again later, or to be a dead letter. Where that does not take it, and
+    /// not only for now, it is sent to the retry topic instead.
+    ///
+    /// # Errors
+    /// Why neither was possible. The message is to stay unfinished then.
     ///
     /// # Protocol
     /// Java: `DefaultMQPushConsumerImpl.sendMessageBack`.
     pub(crate) async fn give_back(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
-        let broker_name = self.client.broker_of(&message.queue());
+        let queue = message.queue();
+        let broker_name = self.client.broker_of(&queue);
+        // A queue of a static topic may have moved since, and its message lie on another broker than the queue is on.
+        if broker_name == queue.broker_name {
+            let Err(error) = self.send_back(&broker_name, message, delay_level).await else { return Ok(()) };
+            tracing::warn!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                error = &error as &dyn std::error::Error, "message not taken back"
+            );
+            if error.response_code().is_some_and(is_passing) {
+                return Err(error);
+            }
+        }
+        self.send_again(message, delay_level).await.inspect_err(|error| {
+            tracing::warn!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                error = error as &dyn std::error::Error, "message not sent to the retry topic either"
+            );
+        })
+    }
+
+    async fn send_back(&self, broker_name: &Arc<str>, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
         let request = SendBack {
             commit_log_offset: message.commit_log_offset(),
             group: self.group.clone(),
@@ -24,14 +49,7 @@ impl Member {
             max_reconsume_times: Some(self.max_reconsume_times()),
             broker_name: Some(broker_name.clone()),
         };
-        let sent = self.client.send_back(&broker_name, &request, Deadline::after(SEND_BACK_TIMEOUT)).await;
-        if let Err(error) = &sent {
-            tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
-                error = error as &dyn std::error::Error, "message not taken back"
-            );
-        }
-        sent
+        self.client.send_back(broker_name, &request, Deadline::after(SEND_BACK_TIMEOUT)).await
     }
 
     /// Says that a message was not consumed.
@@ -55,6 +73,11 @@ impl Member {
         };
         self.client.namespace().strip_message(message)
     }
+}
+
+/// Whether a broker that refuses a message now may well take it soon.
+fn is_passing(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::SYSTEM_BUSY | ResponseCode::FLOW_CONTROL)
 }
 
 const SEND_BACK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -56,6 +56,8 @@ mod pull_config;
 mod pull_once;
 mod push;
 mod rebalance;
+mod send_again;
+mod source;
 mod stream;
 mod subscription;
 mod subscriptions;

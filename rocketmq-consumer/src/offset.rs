@@ -5,7 +5,11 @@ use crate::{
     offset_store::{Offsets, save},
 };
 use rocketmq_common::MessageQueue;
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
@@ -17,10 +21,14 @@ impl Member {
         self.offsets.load(&self.client, &self.group, queue).await
     }
 
-    /// Records how far the group is in one queue, unless it is known to be recorded.
+    /// Records how far the group is in one queue, unless that is known to be recorded where it is kept now.
     pub(crate) async fn record(&self, assigned: &AssignedQueue) -> Result<(), Error> {
         // One at a time: of two that are under way at once, a broker may handle the later one first.
         let _recording = assigned.recording.lock().await;
+        if matches!(self.offsets, Offsets::Brokers) {
+            let broker_name = self.client.broker_of(&assigned.queue);
+            assigned.kept_at(self.client.offset_keeper(&broker_name)?);
+        }
         let Some(offset) = assigned.to_record() else { return Ok(()) };
         match &self.offsets {
             Offsets::Brokers => self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?,
@@ -148,9 +156,21 @@ pub(crate) async fn commit(member: Arc<Member>) {
 }
 
 impl Member {
-    /// The queues whose offset has moved since it was last recorded.
+    /// The queues whose offset has moved since it was last recorded, or is kept elsewhere now: a replica keeps it while
+    /// the master is away, a queue of a static topic moves, a broker comes back at another address.
     fn changed_queues(&self) -> Vec<Arc<AssignedQueue>> {
-        self.queues().values().filter(|assigned| assigned.to_record().is_some()).cloned().collect()
+        let mut keepers: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::new();
+        let mut keeper_of = |assigned: &AssignedQueue| {
+            let keeper_at = |broker_name: &Arc<str>| self.client.offset_keeper(broker_name).ok();
+            keepers.entry(self.client.broker_of(&assigned.queue)).or_insert_with_key(keeper_at).clone()
+        };
+        let mut has_changed = |assigned: &AssignedQueue| {
+            if matches!(self.offsets, Offsets::Brokers) {
+                keeper_of(assigned).into_iter().for_each(|keeper| assigned.kept_at(keeper));
+            }
+            assigned.to_record().is_some()
+        };
+        self.queues().values().filter(|assigned| has_changed(assigned)).cloned().collect()
     }
 }
 

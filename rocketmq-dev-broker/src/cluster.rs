@@ -199,7 +199,7 @@ impl DevCluster {
         }
     }
 
-    /// Moves all queues of a static topic to one broker, with the messages in them.
+    /// Moves all queues of a static topic to one broker, with the messages in them and the groups' offsets.
     pub fn move_static_topic(&self, topic: &str, broker_name: &str) {
         let Some((target, _)) = self.find(broker_name) else { return };
         for (broker, _) in self.brokers.iter().filter(|(broker, _)| broker.name != target.name) {
@@ -207,7 +207,13 @@ impl DevCluster {
             let queues = std::mem::take(&mut moved.queues);
             broker.statics().insert(topic.to_owned(), moved);
             for &queue_id in &queues {
-                let read = broker.store().log.read(topic, queue_id, 0, i32::MAX, &TagFilter::All);
+                let offsets = broker.offsets().of_queue(topic, queue_id);
+                for (group, offset) in offsets {
+                    target.offsets().set(&group, &topic.into(), queue_id, offset);
+                }
+                // What it had before is still there.
+                let from = target.store().log.bounds(topic, queue_id).map_or(0, |(_, max)| max);
+                let read = broker.store().log.read(topic, queue_id, from, i32::MAX, &TagFilter::All);
                 for record in record::split(&read.body) {
                     let tags =
                         record::Stored::read(&record).map(|stored| tag_hash(lookup(stored.properties, property::TAGS)));

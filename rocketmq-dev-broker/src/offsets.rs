@@ -14,6 +14,12 @@ impl Offsets {
         self.groups.get(group)?.get(topic)?.get(&queue_id).copied()
     }
 
+    /// How far each group has come in one queue.
+    pub(crate) fn of_queue(&self, topic: &str, queue_id: i32) -> Vec<(Arc<str>, i64)> {
+        let of_group = |topics: &HashMap<Arc<str>, ByQueue>| topics.get(topic)?.get(&queue_id).copied();
+        self.groups.iter().filter_map(|(group, topics)| Some((group.clone(), of_group(topics)?))).collect()
+    }
+
     /// Records an offset, also one further back.
     pub(crate) fn set(&mut self, group: &Arc<str>, topic: &Arc<str>, queue_id: i32, offset: i64) {
         let known = self.groups.get_mut(group).and_then(|topics| topics.get_mut(topic));
@@ -47,5 +53,7 @@ mod tests {
         assert_eq!(offsets.get("g", "t", 0), Some(3));
         assert_eq!(offsets.get("g", "t", 1), Some(9));
         assert_eq!(offsets.get("g", "u", 0), None);
+        assert_eq!(offsets.of_queue("t", 1), [(group, 9)]);
+        assert!(offsets.of_queue("t", 2).is_empty());
     }
 }

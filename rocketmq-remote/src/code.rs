@@ -52,6 +52,8 @@ codes! {
         UPDATE_CONSUMER_OFFSET = 15,
         /// Create or change a topic.
         UPDATE_AND_CREATE_TOPIC = 17,
+        /// How a broker is doing: many numbers, by name.
+        GET_BROKER_RUNTIME_INFO = 28,
         /// The offset of the first message stored at or after a moment.
         SEARCH_OFFSET_BY_TIMESTAMP = 29,
         /// The next offset to be written in a queue.

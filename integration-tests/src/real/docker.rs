@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Role, Server, Signal, server::Kind, supervise::TempFolder};
+use super::{
+    Role, Server, Signal,
+    server::{Kind, add_property},
+    supervise::TempFolder,
+};
 
 const CONFIG: &str = "/tmp/server.conf";
 
@@ -104,6 +108,10 @@ impl Server for Container {
 
     fn is_running(&mut self) -> Result<bool> {
         Ok(self.is_made && docker(&["inspect", "--format", "{{.State.Running}}", &self.name])?.trim() == "true")
+    }
+
+    fn set_property(&self, name: &str, value: &str) -> Result<()> {
+        add_property(&self.config, name, value)
     }
 
     fn output(&self) -> String {

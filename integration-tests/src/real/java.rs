@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Role, Server, Signal,
-    server::Kind,
+    server::{Kind, add_property},
     supervise::{Supervised, TempFolder},
 };
 
@@ -53,6 +53,7 @@ pub(super) fn servers(roles: Vec<Role>, java: &Path, lib: &Path) -> Result<(Temp
 struct JavaServer {
     name: String,
     command: Command,
+    config: PathBuf,
     log: PathBuf,
     process: Option<Supervised>,
 }
@@ -103,7 +104,8 @@ impl JavaServer {
             // It would go before the configuration file.
             .env_remove("NAMESRV_ADDR")
             .current_dir(&folder);
-        Ok(Self { name: role.name.clone(), command, log: folder.join("output.log"), process: None })
+        let log = folder.join("output.log");
+        Ok(Self { name: role.name.clone(), command, config, log, process: None })
     }
 }
 
@@ -124,6 +126,10 @@ impl Server for JavaServer {
 
     fn is_running(&mut self) -> Result<bool> {
         self.process.as_mut().map_or(Ok(false), Supervised::is_running)
+    }
+
+    fn set_property(&self, name: &str, value: &str) -> Result<()> {
+        add_property(&self.config, name, value)
     }
 
     fn output(&self) -> String {

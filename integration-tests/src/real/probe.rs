@@ -31,6 +31,12 @@ pub(super) async fn brokers(name_server: &str) -> Result<Vec<String>> {
     Ok(masters(&body))
 }
 
+/// Whether the name server knows a broker or a replica of one at `address`.
+pub(super) async fn knows(name_server: &str, address: &str) -> Result<bool> {
+    let route = timeout(LIMIT, look_up(name_server)).await.context("no answer in time")??;
+    Ok(route.contains(&format!("\"{address}\"")))
+}
+
 /// Frame: total length (without itself), head length with the head's kind (0, JSON) in the top byte, head, body.
 async fn look_up(name_server: &str) -> Result<String> {
     let mut stream = TcpStream::connect(name_server).await?;

@@ -2,8 +2,11 @@
 
 use std::{
     fmt::Debug,
+    fs::OpenOptions,
     hash::{BuildHasher, Hasher, RandomState},
+    io::Write,
     net::TcpListener,
+    path::Path,
 };
 
 use anyhow::{Context, Result};
@@ -17,6 +20,8 @@ pub(super) trait Server: Debug + Send + Sync {
     fn is_running(&mut self) -> Result<bool>;
     /// What it printed since the last start.
     fn output(&self) -> String;
+    /// Changes its configuration; what runs does not notice.
+    fn set_property(&self, name: &str, value: &str) -> Result<()>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,23 +53,38 @@ impl Role {
     }
 }
 
-/// The servers of one cluster: the name server, then the brokers. What the caller wants of them wins over ours.
+/// Adds a line to a configuration file: the last one of a name counts.
+pub(super) fn add_property(file: &Path, name: &str, value: &str) -> Result<()> {
+    let mut file = OpenOptions::new().append(true).open(file)?;
+    Ok(writeln!(file, "{name}={value}")?)
+}
+
+/// The servers of one cluster: the name server, then the brokers, then their replicas, if there are ports for them.
+/// What the caller wants of them wins over ours.
 pub(super) fn roles(
     name_server_port: u16,
-    broker_ports: &[u16],
+    (broker_ports, replica_ports): (&[u16], &[u16]),
     of_name_server: &[(String, String)],
     of_brokers: &[(String, String)],
 ) -> Vec<Role> {
     let ours = owned(&[("listenPort", &name_server_port.to_string()), ("bindAddress", "127.0.0.1")]);
     let name_server =
         Role { kind: Kind::NameServer, name: "name-server".to_owned(), properties: [&ours, of_name_server].concat() };
-    let brokers = ('a'..='z').zip(broker_ports).map(|(letter, port)| {
-        let name = format!("broker-{letter}");
+    let of_names = |ports: &[u16], id, role| {
+        let letters = ('a'..='z').zip(ports.to_vec());
+        letters.map(move |(letter, port)| (format!("broker-{letter}"), port, id, role)).collect::<Vec<_>>()
+    };
+    let masters = of_names(broker_ports, "0", "ASYNC_MASTER");
+    let replicas = of_names(replica_ports, "1", "SLAVE");
+    let brokers = masters.into_iter().chain(replicas).map(|(name, port, id, role)| {
         let mut properties = owned(&[
             ("brokerClusterName", "DefaultCluster"),
             ("brokerName", &name),
-            ("brokerId", "0"),
+            ("brokerId", id),
+            ("brokerRole", role),
             ("brokerIP1", "127.0.0.1"),
+            // Where replicas copy from.
+            ("brokerIP2", "127.0.0.1"),
             // Nobody else on the network has business with a test broker.
             ("bindAddress", "127.0.0.1"),
             ("listenPort", &port.to_string()),
@@ -86,6 +106,7 @@ pub(super) fn roles(
             ("diskMaxUsedSpaceRatio", "95"),
         ]);
         properties.extend_from_slice(of_brokers);
+        let name = if id == "0" { name } else { format!("{name}-replica") };
         Role { kind: Kind::Broker, name, properties }
     });
     std::iter::once(name_server).chain(brokers).collect()
@@ -129,9 +150,14 @@ mod tests {
 
     #[test]
     fn what_the_caller_wants_comes_last() {
-        let roles = roles(9876, &[10911, 10921], &[], &owned(&[("traceTopicEnable", "false")]));
+        let ports = (&[10911, 10921][..], &[10931, 10941][..]);
+        let roles = roles(9876, ports, &[], &owned(&[("traceTopicEnable", "false")]));
         let names: Vec<_> = roles.iter().map(|role| role.name.as_str()).collect();
-        assert_eq!(names, ["name-server", "broker-a", "broker-b"]);
+        assert_eq!(names, ["name-server", "broker-a", "broker-b", "broker-a-replica", "broker-b-replica"]);
+        let replica = roles[4].config(&[]);
+        for line in ["brokerName=broker-b", "brokerId=1", "brokerRole=SLAVE", "listenPort=10941"] {
+            assert!(replica.lines().any(|other| other == line), "{replica}");
+        }
         let config = roles[2].config(&[("storePathRootDir", "/data".to_owned())]);
         assert!(config.starts_with("storePathRootDir=/data\n"), "{config}");
         assert!(config.contains("\nlistenPort=10921\nnamesrvAddr=127.0.0.1:9876\n"), "{config}");

@@ -64,7 +64,7 @@ enum Servers {
 impl Cluster {
     /// Dev brokers of one's own, set up as real ones are for that use, whose delay levels are short.
     pub(crate) async fn embedded(real: Option<Use>) -> Result<Self> {
-        let is_pair = real == Some(Use::Pair);
+        let is_pair = matches!(real, Some(Use::Pair | Use::Changing));
         let builder = DevCluster::builder().brokers(if is_pair { 2 } else { 1 }).order_topics(is_pair);
         let builder = builder.retry_topics_v2(real == Some(Use::RetryV2));
         Ok(Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?))
@@ -261,19 +261,53 @@ impl Cluster {
 
     /// Ends the broker without a warning, if it is a real one.
     pub(crate) async fn kill_broker(&self) -> Result<()> {
+        self.kill_broker_at(0).await
+    }
+
+    /// As [`kill_broker`](Self::kill_broker), one of several.
+    pub(crate) async fn kill_broker_at(&self, index: usize) -> Result<()> {
         match &self.servers {
-            Servers::Embedded(dev) => dev.stop_broker("broker-a").await,
-            Servers::Real { cluster, .. } => cluster.lock().await.kill_broker(0).await?,
+            Servers::Embedded(dev) => dev.stop_broker(&broker_name(index)).await,
+            Servers::Real { cluster, .. } => cluster.lock().await.kill_broker(index).await?,
         }
         Ok(())
     }
 
     pub(crate) async fn start_broker(&self) -> Result<()> {
+        self.start_broker_at(0).await
+    }
+
+    /// Has one of several brokers end in order: offsets that it was told are there when it comes back.
+    pub(crate) async fn stop_broker_at(&self, index: usize) -> Result<()> {
         match &self.servers {
-            Servers::Embedded(dev) => dev.start_broker("broker-a").await?,
-            Servers::Real { cluster, .. } => cluster.lock().await.start_broker(0).await?,
+            Servers::Embedded(dev) => dev.stop_broker(&broker_name(index)).await,
+            Servers::Real { cluster, .. } => cluster.lock().await.stop_broker(index).await?,
         }
         Ok(())
+    }
+
+    pub(crate) async fn start_broker_at(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.start_broker(&broker_name(index)).await?,
+            Servers::Real { cluster, .. } => cluster.lock().await.start_broker(index).await?,
+        }
+        Ok(())
+    }
+
+    /// Has a real broker that was ended start at another port.
+    pub(crate) async fn move_broker(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(_) => bail!("a dev broker stays where it is"),
+            Servers::Real { cluster, .. } => cluster.lock().await.move_broker(index),
+        }
+    }
+
+    /// The address of the replica of a real cluster's only broker.
+    pub(crate) async fn replica_address(&self) -> Result<Arc<str>> {
+        match &self.servers {
+            Servers::Embedded(_) => bail!("dev brokers have no replicas"),
+            Servers::Real { cluster, .. } => Ok(cluster.lock().await.replica_address(0).into()),
+        }
     }
 
     pub(crate) async fn kill_name_server(&self) -> Result<()> {
@@ -331,6 +365,10 @@ pub(crate) fn pull_everything(queue: &MessageQueue, offset: i64) -> PullMessage 
         max_bytes: None,
         broker_name: Some(queue.broker_name.clone()),
     }
+}
+
+fn broker_name(index: usize) -> String {
+    ('a'..='z').nth(index).map_or_else(String::new, |letter| format!("broker-{letter}"))
 }
 
 /// A name nobody else uses, also on a cluster that has been used before.

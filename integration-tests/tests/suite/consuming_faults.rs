@@ -8,9 +8,12 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::{Message, MessageQueue};
-use rocketmq_consumer::{Filter, PushConfig, StartAt, StoredMessage};
-use rocketmq_dev_broker::{RequestCode, ResponseCode};
+use rocketmq_common::{
+    Message, MessageQueue,
+    message::names::{dlq_topic, retry_topic},
+};
+use rocketmq_consumer::{Filter, Outcome, PushConfig, StartAt, StoredMessage};
+use rocketmq_dev_broker::{DevCluster, RequestCode, ResponseCode};
 use std::{
     sync::{
         Arc,
@@ -21,6 +24,8 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 const PULL: RequestCode = RequestCode::PULL_MESSAGE;
+const SEND: RequestCode = RequestCode::SEND_MESSAGE_V2;
+const SEND_BACK: RequestCode = RequestCode::CONSUMER_SEND_MSG_BACK;
 
 /// Sends before and while a consumer consumes, with the faults in place; everything is consumed once, and recorded.
 async fn all_is_consumed_once(cluster: &Cluster) -> Result<()> {
@@ -159,10 +164,27 @@ pub(crate) async fn an_offset_outside_the_queue_is_corrected(cluster: &Cluster) 
 }
 
 pub(crate) async fn a_message_the_broker_does_not_take_back_is_retried_here(cluster: &Cluster) -> Result<()> {
+    cluster.at("a broker that is busy");
+    is_retried_here(cluster, |dev| {
+        dev.on(SEND_BACK).answer(ResponseCode::SYSTEM_BUSY).times(1);
+    })
+    .await?;
+    cluster.at("a broker that takes nothing");
+    is_retried_here(cluster, |dev| {
+        dev.on(SEND_BACK).answer(ResponseCode::SYSTEM_ERROR).times(1);
+        dev.on(SEND).answer(ResponseCode::SERVICE_NOT_AVAILABLE).times(1);
+    })
+    .await
+}
+
+async fn is_retried_here(cluster: &Cluster, begin_faults: impl Fn(&DevCluster)) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
     let producer = cluster.producer().await?;
     let queue = MessageQueue::new(topic.as_str(), "broker-a", 0);
-    cluster.dev().on(RequestCode::CONSUMER_SEND_MSG_BACK).answer(ResponseCode::SYSTEM_ERROR).times(1);
+    producer.send(Message::new(&topic, "before")).await?;
+    let failing = producer.send(Message::new(&topic, "body").tag("fails-once")).await?;
+    producer.send(Message::new(&topic, "behind")).await?;
+    begin_faults(cluster.dev());
     let goes = Arc::new(AtomicUsize::new(0));
     let (kept, counted) = (inbox.clone(), goes.clone());
     let consumer = cluster.consumer(&group).subscribe(&topic, Filter::all());
@@ -174,9 +196,6 @@ pub(crate) async fn a_message_the_broker_does_not_take_back_is_retried_here(clus
         })
         .start()
         .await?;
-    producer.send(Message::new(&topic, "before")).await?;
-    let failing = producer.send(Message::new(&topic, "body").tag("fails-once")).await?;
-    producer.send(Message::new(&topic, "behind")).await?;
     inbox.has(3, SOON).await?;
     // While it is not done, the offset does not pass it, whatever is done behind it.
     let recorded = || cluster.dev().committed_offset(&group, &queue);
@@ -196,6 +215,88 @@ pub(crate) async fn a_message_the_broker_does_not_take_back_is_retried_here(clus
     let again = again.map(|message| (message.message_id().into_owned(), message.reconsume_times()));
     ensure!(again == Some((failing.message_id.clone(), 0)), "consumed again was {again:?}");
     cluster.expect_recorded(&group, &topic, 3).await?;
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_message_the_broker_refuses_to_take_back_is_sent_to_the_retry_topic(
+    cluster: &Cluster,
+) -> Result<()> {
+    cluster.dev().on(SEND_BACK).answer(ResponseCode::SYSTEM_ERROR);
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let producer = cluster.producer().await?;
+    let kept = inbox.clone();
+    let config = PushConfig { start_at: StartAt::First, max_reconsume_times: Some(2), ..Default::default() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer
+        .listener(move |message: StoredMessage| {
+            let (tag, times) = (message.tag().map(str::to_owned), message.reconsume_times());
+            kept.keep(message);
+            async move {
+                match tag.as_deref() {
+                    Some("always") => Outcome::failed("never"),
+                    Some("once") if times == 0 => Outcome::failed("not yet"),
+                    Some("at-once") => Outcome::failed("no use").dead_letter(),
+                    _ => Outcome::done(),
+                }
+            }
+        })
+        .start()
+        .await?;
+    let send = async |tag: &'static str| {
+        let message = Message::new(&topic, tag).tag(tag).key("key").property("colour", "blue").flag(7);
+        producer.send(message).await
+    };
+    let (once, always, at_once) = (send("once").await?, send("always").await?, send("at-once").await?);
+    // Once and again; three times; once.
+    inbox.has(2 + 3 + 1, SOON).await?;
+    let dead = eventually(SOON, async || {
+        let dead = cluster.stored(&dlq_topic(&group)).await?;
+        ensure!(dead.len() == 2, "{} dead letters", dead.len());
+        Ok(dead)
+    })
+    .await?;
+    let mut ids: Vec<_> = dead.iter().map(|message| message.message_id().into_owned()).collect();
+    ids.sort();
+    let mut expected = [always.message_id.clone(), at_once.message_id];
+    expected.sort();
+    ensure!(ids == expected, "dead are {ids:?}, not {expected:?}");
+    let came: Vec<_> = inbox.messages().into_iter().filter(|message| message.message_id() == once.message_id).collect();
+    let times: Vec<_> = came.iter().map(StoredMessage::reconsume_times).collect();
+    ensure!(times == [0, 1], "reconsume times were {times:?}");
+    let (first, again) = (&came[0], &came[1]);
+    ensure!(again.topic() == topic && again.body() == first.body() && again.flag() == 7, "came again as {again:?}");
+    ensure!(again.property("colour") == Some("blue") && again.keys().eq(["key"]), "came again as {again:?}");
+    let origin = again.property("ORIGIN_MESSAGE_ID");
+    ensure!(origin == Some(first.offset_id().as_str()), "it says it came from {origin:?}, not {}", first.offset_id());
+    cluster.expect_recorded(&group, &topic, 3).await?;
+    cluster.expect_recorded(&group, &retry_topic(&group), 3).await?;
+    ensure!(inbox.len() == 6, "consumed {} times", inbox.len());
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_broker_that_keeps_correcting_offsets_is_not_stormed(cluster: &Cluster) -> Result<()> {
+    let (topic, inbox) = (cluster.topic(1).await?, Inbox::new());
+    let producer = cluster.producer().await?;
+    cluster.dev().on(PULL).process_first().answer(ResponseCode::PULL_OFFSET_MOVED);
+    // Nothing is held, so that corrections come at once.
+    let config = PushConfig { start_at: StartAt::First, long_poll: Duration::from_millis(1), ..Default::default() };
+    let consumer = cluster.consumer(&random_name("group")).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    eventually(SOON, async || {
+        ensure!(cluster.dev().received(PULL) > 0, "nothing is pulled");
+        Ok(())
+    })
+    .await?;
+    let (before, began) = (cluster.dev().received(PULL), Instant::now());
+    // How often it tries is what is measured.
+    sleep(Duration::from_secs(3)).await;
+    let pulls = cluster.dev().received(PULL) - before;
+    ensure!((1..40).contains(&pulls), "{pulls} pulls of two queues in {:?}", began.elapsed());
+    cluster.dev().clear_faults();
+    let receipt = producer.send(Message::new(&topic, "body")).await?;
+    inbox.has_each_once([&receipt.message_id], SOON).await?;
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }

@@ -15,10 +15,12 @@ mod wait;
 mod batches;
 mod broadcast;
 mod calls;
+mod changes;
 mod compressed;
 mod consume;
 mod consuming_faults;
 mod control;
+mod corrections;
 mod delayed;
 mod filters;
 mod group;
@@ -28,6 +30,7 @@ mod java;
 mod lifecycle;
 mod limits;
 mod linger;
+mod moved_offsets;
 mod name_server;
 mod namespace;
 mod offset_stores;
@@ -39,6 +42,7 @@ mod popping_faults;
 mod pulling;
 mod queued;
 mod refusals;
+mod replicas;
 mod request;
 mod resolver;
 mod restart;
@@ -60,8 +64,10 @@ use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
-/// cannot do what is needed, `interop`, on both with a Java client beside ours, or `since_5` and `pair_since_5`, where
-/// the real one has what came with RocketMQ 5, as `alone_since_5`, `before_5`, where it has not, or `retry_v2`, on a cluster of that option.
+/// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
+/// alone), `replicated`, on a real one with a replica, `interop`, on both with a Java client beside ours, or `since_5` and
+/// `pair_since_5`, where the real one has what came with RocketMQ 5, as `alone_since_5`, `before_5`, where it has not, or
+/// `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -102,6 +108,11 @@ fn scenarios() -> Vec<Scenario> {
         both ordered::order_holds_while_queues_change_hands,
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
         alone_since_5 popping_faults::a_broker_that_dies_and_comes_back_loses_nothing_popped,
+        replicated replicas::while_the_broker_is_away_its_replica_serves,
+        changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
+        changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
+        real_changing changes::a_broker_at_another_address_is_found_again,
+        replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop interop::java_answers_our_requests,
         both group::two_then_three_then_one_member_lose_nothing,
@@ -151,6 +162,8 @@ fn scenarios() -> Vec<Scenario> {
         both control::a_suspended_consumer_stands_still,
         both control::topics_come_and_go_while_a_consumer_runs,
         embedded control::the_queues_of_a_topic_share_its_limit,
+        both corrections::an_offset_beyond_the_end_is_corrected,
+        both changes::queues_that_come_are_consumed_and_those_that_go_are_left,
         both streams::a_stream_brings_every_message_once,
         both streams::who_acknowledges_nothing_gets_no_more,
         both broadcast::every_member_gets_every_message,
@@ -184,6 +197,7 @@ fn scenarios() -> Vec<Scenario> {
         both delayed::a_delay_level_holds_a_message_back,
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
+        pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         pair_since_5 popping::messages_of_all_brokers_come,
         since_5 popping::two_poppers_share_the_messages,
@@ -217,6 +231,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded consuming_faults::a_broker_that_closes_every_pull_is_not_stormed,
         embedded consuming_faults::an_offset_outside_the_queue_is_corrected,
         embedded consuming_faults::a_message_the_broker_does_not_take_back_is_retried_here,
+        embedded consuming_faults::a_message_the_broker_refuses_to_take_back_is_sent_to_the_retry_topic,
+        embedded consuming_faults::a_broker_that_keeps_correcting_offsets_is_not_stormed,
         embedded sending_faults::a_busy_broker_is_asked_again,
         embedded sending_faults::attempts_end_when_they_are_used_up,
         embedded sending_faults::a_message_the_broker_refuses_is_not_sent_again,

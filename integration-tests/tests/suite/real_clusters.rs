@@ -1,6 +1,6 @@
 //! The real clusters of a run: started when first needed, shared, and ended with the run.
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, replicas};
 use anyhow::{Context, Error, Result, anyhow};
 use rocketmq_common::Message;
 use rocketmq_integration_tests::real::{self, RealCluster, RealOptions, Source};
@@ -22,6 +22,10 @@ pub(crate) enum Use {
     Pair,
     /// Needs a broker that names pop retry topics in the newer way; has it together with others.
     RetryV2,
+    /// Stops one of two brokers, and so has them to itself.
+    Changing,
+    /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
+    Replicated,
 }
 
 impl Use {
@@ -31,10 +35,13 @@ impl Use {
         // Requests of one connection are stored in order only by a broker that handles sends one after the other.
         let orderly = [("sendMessageThreadPoolNums", "1")];
         let newer_names = [("enableRetryTopicV2", "true")];
+        // The broker suggests its replica to who is any message behind, not to who is 40 % of the memory behind.
+        let replicated = [("slaveReadEnable", "true"), ("accessMessageInMemoryMaxRatio", "0")];
         let own = match self {
             Self::Alone => &orderly[..],
-            Self::RetryV2 => &newer_names[..],
-            Self::Shared | Self::Pair => &[],
+            Self::RetryV2 => &newer_names,
+            Self::Replicated => &replicated,
+            Self::Shared | Self::Pair | Self::Changing => &[],
         };
         patient.iter().chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
@@ -47,8 +54,12 @@ pub(crate) struct RealClusters {
     stoppable: Slot,
     pair: Slot,
     retry_v2: Slot,
+    changing: Slot,
+    replicated: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
+    /// Held by the one scenario that has a cluster of several brokers or replicas to itself.
+    one_of_several: Mutex<()>,
 }
 
 type Real = Arc<tokio::sync::Mutex<RealCluster>>;
@@ -60,12 +71,18 @@ struct Slot(Mutex<Option<Result<Real, Arc<Error>>>>);
 impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
-        let _alone = (real == Use::Alone).then(|| locked(&self.alone));
+        let _alone = match real {
+            Use::Shared | Use::Pair | Use::RetryV2 => None,
+            Use::Alone => Some(locked(&self.alone)),
+            Use::Changing | Use::Replicated => Some(locked(&self.one_of_several)),
+        };
         let slot = match real {
             Use::Shared => &self.shared,
             Use::Alone => &self.stoppable,
             Use::Pair => &self.pair,
             Use::RetryV2 => &self.retry_v2,
+            Use::Changing => &self.changing,
+            Use::Replicated => &self.replicated,
         };
         let servers = slot.get(real, runtime)?;
         run(&runtime.block_on(Cluster::real(servers)))
@@ -73,7 +90,7 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        for slot in [&self.shared, &self.stoppable, &self.pair, &self.retry_v2] {
+        for slot in [&self.shared, &self.stoppable, &self.pair, &self.retry_v2, &self.changing, &self.replicated] {
             drop(locked(&slot.0).take());
         }
     }
@@ -91,13 +108,23 @@ async fn start(real: Use) -> Result<Real> {
     let is_given = matches!(real::source(), Source::Given(_));
     let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
     let mut options = RealOptions { broker_properties, ..RealOptions::default() };
-    if real == Use::Pair {
+    options.replicas = real == Use::Replicated;
+    if matches!(real, Use::Pair | Use::Changing) {
         options.brokers = 2;
+    }
+    if real == Use::Pair {
         options.name_server_properties.push(("orderMessageEnable".to_owned(), "true".to_owned()));
     }
     let cluster = RealCluster::start(options).await?;
     warm_up(cluster.name_server()).await.context("the broker does not warm up")?;
-    Ok(Arc::new(tokio::sync::Mutex::new(cluster)))
+    let cluster = Arc::new(tokio::sync::Mutex::new(cluster));
+    if real == Use::Replicated {
+        let with_topics = Cluster::real(cluster.clone()).await;
+        for topic in replicas::TOPICS {
+            with_topics.create_topic(topic, 1, 4).await?;
+        }
+    }
+    Ok(cluster)
 }
 
 /// A broker that has just come up is slow until its code is compiled and its files are mapped, and would answer

@@ -101,6 +101,30 @@ impl Scenario {
         Self { since_5: true, ..Self::new(name, Some(Use::Pair), run) }
     }
 
+    /// One for both clusters that stops one of two brokers.
+    pub(crate) fn changing<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self::new(name, Some(Use::Changing), run)
+    }
+
+    /// As [`changing`](Self::changing), with what the dev broker does not do.
+    pub(crate) fn real_changing<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::new(name, Some(Use::Changing), run) }
+    }
+
+    /// One that needs a broker with a replica, which the dev broker has not.
+    pub(crate) fn replicated<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::new(name, Some(Use::Replicated), run) }
+    }
+
     /// One that needs what the dev broker does not do.
     pub(crate) fn real<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Shared), run) }
@@ -177,7 +201,7 @@ fn on_real_one(
         Availability::Here { given: true } if real == Use::Alone => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to stop").with_kind("not ours to stop")
         }
-        Availability::Here { given: true } if matches!(real, Use::Pair | Use::RetryV2) => {
+        Availability::Here { given: true } if real != Use::Shared => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to set up").with_kind("not ours to set up")
         }
         Availability::Here { .. } => Trial::test(name, move || {

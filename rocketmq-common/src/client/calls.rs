@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use rocketmq_remote::{Answer, Deadline, Json, PendingReply, ResponseCode};
+use rocketmq_remote::{Answer, Deadline, Json, PendingReply, Request, ResponseCode};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -45,9 +45,39 @@ impl Client {
         found.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }
 
-    /// The address of a broker's master, else of any replica: where offsets are kept.
-    fn offset_keeper(&self, broker_name: &str) -> Result<Arc<str>, Error> {
+    /// The address where groups' offsets in the queues of a broker are kept now: of its master, or, while no route in use
+    /// names that, of a replica. A replica forgets what it was told when the master is back: that has to be told to the
+    /// master, too.
+    ///
+    /// # Errors
+    /// [`Error::BrokerNotFound`] where no route in use names any.
+    ///
+    /// # Protocol
+    /// Java: `RemoteBrokerOffsetStore.updateConsumeOffsetToBroker`, `SlaveSynchronize.syncConsumerOffset`.
+    pub fn offset_keeper(&self, broker_name: &str) -> Result<Arc<str>, Error> {
         self.replica(broker_name, MASTER_ID).map(|(addr, _)| addr)
+    }
+
+    /// Asks the broker that has a queue. One that answers that it no longer does, of a static topic, has the route looked
+    /// up, and the broker that has it now is asked.
+    async fn ask_owner<R: Request<Body = ()>>(
+        &self,
+        queue: &MessageQueue,
+        addr_of: fn(&Self, &str) -> Result<Arc<str>, Error>,
+        request: impl Fn(Arc<str>) -> R,
+    ) -> Result<R::Reply, Error> {
+        let seen = self.known_route(&queue.topic).map_or(0, |route| route.generation());
+        let broker_name = self.broker_of(queue);
+        let (addr, deadline) = (addr_of(self, &broker_name)?, self.request_deadline());
+        match self.vip_call(&addr, &request(broker_name), (), deadline).await {
+            Err(error) if error.response_code() == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) => {
+                self.newer_route(&queue.topic, seen).await?;
+                let broker_name = self.broker_of(queue);
+                let addr = addr_of(self, &broker_name)?;
+                Ok(self.vip_call(&addr, &request(broker_name), (), self.request_deadline()).await?)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// Sends one message to the master of a queue's broker and awaits the answer.
@@ -95,12 +125,12 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn max_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
-        let request = GetMaxOffset {
+        let request = |broker_name| GetMaxOffset {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            broker_name: Some(self.broker_of(queue)),
+            broker_name: Some(broker_name),
         };
-        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.ask_owner(queue, Self::master, request).await?.offset)
     }
 
     /// The first offset a queue still holds.
@@ -108,12 +138,12 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn min_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
-        let request = GetMinOffset {
+        let request = |broker_name| GetMinOffset {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            broker_name: Some(self.broker_of(queue)),
+            broker_name: Some(broker_name),
         };
-        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.ask_owner(queue, Self::master, request).await?.offset)
     }
 
     /// The offset of the first message of a queue stored at or after `time`; the end of the queue if all are older.
@@ -123,13 +153,14 @@ impl Client {
     /// As [`call`](Self::call).
     pub async fn offset_at(&self, queue: &MessageQueue, time: SystemTime) -> Result<i64, Error> {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let request = SearchOffset {
+        let timestamp_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        let request = |broker_name| SearchOffset {
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            timestamp_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
-            broker_name: Some(self.broker_of(queue)),
+            timestamp_ms,
+            broker_name: Some(broker_name),
         };
-        Ok(self.vip_call(&self.master(&self.broker_of(queue))?, &request, (), self.request_deadline()).await?.offset)
+        Ok(self.ask_owner(queue, Self::master, request).await?.offset)
     }
 
     /// The offset a group has recorded in a queue; `None` where there is none yet.
@@ -137,16 +168,14 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn consumer_offset(&self, group: &Arc<str>, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        let broker_name = self.broker_of(queue);
-        let addr = self.offset_keeper(&broker_name)?;
-        let request = QueryConsumerOffset {
+        let request = |broker_name| QueryConsumerOffset {
             consumer_group: group.clone(),
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
             set_zero_if_not_found: None,
             broker_name: Some(broker_name),
         };
-        let GroupOffset(offset) = self.vip_call(&addr, &request, (), self.request_deadline()).await?;
+        let GroupOffset(offset) = self.ask_owner(queue, Self::offset_keeper, request).await?;
         Ok(offset)
     }
 
@@ -160,10 +189,8 @@ impl Client {
         queue: &MessageQueue,
         offset: i64,
     ) -> Result<(), Error> {
-        let broker_name = self.broker_of(queue);
-        let addr = self.offset_keeper(&broker_name)?;
-        let request = update_offset(group, queue, broker_name, offset);
-        Ok(self.vip_call(&addr, &request, (), self.request_deadline()).await?)
+        let request = |broker_name| update_offset(group, queue, broker_name, offset);
+        self.ask_owner(queue, Self::offset_keeper, request).await
     }
 
     /// Records a group's offset in a queue without waiting for an answer.
@@ -189,15 +216,15 @@ impl Client {
     pub async fn consumer_list(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<Vec<String>, Error> {
         let route = self.route(topic).await?;
         let mut failure = Error::BrokerNotFound { broker_name: "".into() };
-        // Every broker knows all members, since each heartbeats to all: the first that answers will do.
-        for (broker_name, addrs) in route.brokers() {
-            let Some(addr) = addrs.values().next() else { continue };
+        // Every broker and replica knows all members, since each heartbeats to all: the first that answers will do.
+        let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
+        for addr in addrs {
             let request = GetConsumerList { consumer_group: group.clone() };
-            match self.vip_call(addr, &request, (), self.request_deadline()).await {
+            match self.vip_call(&addr, &request, (), self.request_deadline()).await {
                 Ok(Json(ids)) => return Ok(ids.consumer_id_list),
                 Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => return Ok(Vec::new()),
                 Err(error) => {
-                    tracing::debug!(%broker_name, error = &error as &dyn std::error::Error, "no member list from here");
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no member list from here");
                     failure = error.into();
                 }
             }
