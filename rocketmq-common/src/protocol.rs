@@ -9,6 +9,8 @@ mod lenient;
 mod lock;
 mod message;
 mod offset;
+mod operator;
+mod queue_table;
 mod reply;
 mod route;
 mod transaction;
@@ -27,6 +29,11 @@ pub use message::{
 pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };
+pub use operator::{
+    ClientStatus, ConsumeDirectly, ConsumeStatus, ConsumedDirectly, DirectResult, GetClientStatus, GetGroupStatus,
+    GetRunningInfo, OffsetTable, PopQueueInfo, QueueInfo, ResetClientOffset, ResetOffset, RunningInfo, prop,
+};
+pub use queue_table::QueueTable;
 pub use reply::{PushReply, SendReply};
 pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData};
 pub use transaction::{CheckTransactionState, EndTransaction};
