@@ -1,13 +1,15 @@
 use crate::{
     hold::Hold,
     process_queue::{Limits, ProcessQueue},
+    statistics::QueueMeter,
+    suspension::Suspension,
 };
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -24,6 +26,11 @@ pub(crate) struct AssignedQueue {
     /// The language of its filter, as pulls name it.
     pub(crate) expression_type: Arc<str>,
     window: Mutex<ProcessQueue>,
+    /// Messages of windows before this one are not begun any more.
+    oldest_epoch: AtomicU32,
+    /// While an operator moves the group, nothing is fetched.
+    pub(crate) moving: Suspension,
+    pub(crate) meter: QueueMeter,
     /// Wakes the fetch task that waits for room.
     room: Notify,
     waits_for_room: AtomicBool,
@@ -61,6 +68,14 @@ pub(crate) struct Waiting {
     pub(crate) message: StoredMessage,
 }
 
+/// Where a queue is fetched from next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The epoch of the window that it belongs to.
+    pub(crate) epoch: u32,
+    pub(crate) next: i64,
+}
+
 impl AssignedQueue {
     pub(crate) fn new(
         queue: MessageQueue,
@@ -68,12 +83,16 @@ impl AssignedQueue {
         window: ProcessQueue,
         ended: CancellationToken,
         order: Option<Order>,
+        meter: QueueMeter,
     ) -> Self {
         Self {
             queue,
             expression_type: subscription.expression_type.name().into(),
             subscription,
             window: Mutex::new(window),
+            oldest_epoch: AtomicU32::new(0),
+            moving: Suspension::default(),
+            meter,
             room: Notify::new(),
             waits_for_room: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
@@ -89,6 +108,27 @@ impl AssignedQueue {
 
     pub(crate) fn window(&self) -> MutexGuard<'_, ProcessQueue> {
         self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Begins anew at `offset`. Messages that were fetched before do not count any more, whatever becomes of them, and
+    /// those that were not begun are not.
+    pub(crate) fn start_over(&self, offset: i64) {
+        let mut window = self.window();
+        window.start_at(offset);
+        self.oldest_epoch.store(window.epoch(), Ordering::SeqCst);
+        drop(window);
+        if let Some(order) = &self.order {
+            order.clear();
+        }
+    }
+
+    /// Where to fetch on: where the last fetch left off, unless the window has begun anew meanwhile.
+    pub(crate) fn fetch_on_at(&self, place: Place) -> Place {
+        let window = self.window();
+        match window.epoch() == place.epoch {
+            true => place,
+            false => Place { epoch: window.epoch(), next: window.commit_offset().unwrap_or(place.next) },
+        }
     }
 
     /// Marks a message done.
@@ -130,12 +170,13 @@ impl AssignedQueue {
         self.ended.cancelled().await;
     }
 
-    /// Counts a listener call as under way, unless the queue has been revoked.
-    pub(crate) fn take_in_hand(self: &Arc<Self>) -> Option<InHand> {
+    /// Counts a listener call as under way, unless the queue has been revoked or its messages are of a window of before.
+    pub(crate) fn take_in_hand(self: &Arc<Self>, epoch: u32) -> Option<InHand> {
         // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
         self.in_hand.fetch_add(1, Ordering::SeqCst);
         let in_hand = InHand(self.clone());
-        (!self.is_revoked()).then_some(in_hand)
+        let may_begin = !self.is_revoked() && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
+        may_begin.then_some(in_hand)
     }
 
     pub(crate) fn in_hand(&self) -> usize {
@@ -279,6 +320,11 @@ impl Order {
 
     pub(crate) fn clear(&self) {
         self.waiting().clear();
+    }
+
+    /// How many messages wait.
+    pub(crate) fn count_waiting(&self) -> usize {
+        self.waiting().len()
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {

@@ -1,5 +1,6 @@
 use crate::{
-    Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
+    ConsumeInterceptor, Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
+    interceptor::Interceptors,
     listener::{FilterHook, Listener},
     member::Manner,
     wiring::{Wiring, wiring_setters},
@@ -17,7 +18,13 @@ pub struct PushConsumerBuilder {
 
 impl PushConsumerBuilder {
     pub(crate) fn new(group: String) -> Self {
-        let manner = Manner { listener: None, filter: None, is_broadcast: false, config: PushConfig::default() };
+        let manner = Manner {
+            listener: None,
+            filter: None,
+            interceptors: Interceptors::default(),
+            is_broadcast: false,
+            config: PushConfig::default(),
+        };
         Self { wiring: Wiring::new(group), manner }
     }
 
@@ -120,6 +127,13 @@ impl PushConsumerBuilder {
     /// Java: `FilterMessageHook`.
     pub fn filter(mut self, filter: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static) -> Self {
         self.manner.filter = Some(FilterHook(Arc::new(filter)));
+        self
+    }
+
+    /// Adds one who sees the messages before and after each call of the listener, behind those that were added before; see
+    /// [`ConsumeInterceptor`].
+    pub fn interceptor(mut self, interceptor: impl ConsumeInterceptor) -> Self {
+        self.manner.interceptors.push(Arc::new(interceptor));
         self
     }
 

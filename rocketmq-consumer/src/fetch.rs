@@ -1,4 +1,9 @@
-use crate::{StartAt, assigned::AssignedQueue, member::Member, subscription::wants};
+use crate::{
+    StartAt,
+    assigned::{AssignedQueue, Place},
+    member::Member,
+    subscription::wants,
+};
 use rocketmq_common::{
     Backoff, Error, MessageQueue,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
@@ -6,7 +11,10 @@ use rocketmq_common::{
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time::sleep;
 
 /// Fetches the messages of one queue until it is revoked.
@@ -20,30 +28,33 @@ pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, set
 async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
     // The member that had the queue until now may still be recording its last offset.
     sleep(settle).await;
-    let mut next = begin(member, assigned, None).await;
+    let mut place = begin(member, assigned, None).await;
     let mut broker_id = MASTER_ID;
     let mut failures = 0;
     loop {
         tokio::select! {
             biased;
             () = assigned.lock_moved() => {
-                next = begin(member, assigned, Some(next)).await;
+                place = begin(member, assigned, Some(place)).await;
                 continue;
             }
             () = ready(member, assigned) => {}
         }
+        place = assigned.fetch_on_at(place);
+        let began = assigned.meter.pulling();
         let answer = tokio::select! {
             biased;
-            answer = pull(member, assigned, next, broker_id) => answer,
+            answer = pull(member, assigned, place.next, broker_id) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
             () = member.suspended() => continue,
+            () = assigned.moving.wait(true) => continue,
         };
         match answer {
             Ok(answer) => {
                 failures = 0;
                 broker_id = answer.header.suggested_broker_id;
-                next = take(member, assigned, next, answer).await;
+                place = take(member, assigned, place, began, answer).await;
             }
             Err(error) => {
                 broker_id = MASTER_ID;
@@ -61,20 +72,24 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
 async fn ready(member: &Member, assigned: &AssignedQueue) {
     loop {
         member.resumed().await;
+        assigned.moving.wait(false).await;
         assigned.wait_for_room().await;
-        if !member.is_suspended() {
+        if !member.is_suspended() && !assigned.moving.is_on() {
             return;
         }
     }
 }
 
 /// Finds out where the group is in a queue that is ours from now on, or again; answers where to fetch on. What was
-/// fetched before still counts, unless another member has been further meanwhile.
-async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option<i64>) -> i64 {
+/// fetched before still counts, unless another member has been further meanwhile. Where an operator moves the group
+/// meanwhile, that counts.
+async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Option<Place>) -> Place {
+    let place = place.map(|place| assigned.fetch_on_at(place));
+    let epoch = assigned.window().epoch();
     let mut failures = 0;
     loop {
         let tenure = assigned.wait_locked().await;
-        let recorded = match next {
+        let recorded = match place {
             None => start_offset(member, &assigned.queue).await.map(Some),
             Some(_) => member.recorded_offset(&assigned.queue).await,
         };
@@ -86,16 +101,18 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option
             }
         };
         let mut window = assigned.window();
-        let known =
-            window.commit_offset().zip(next).filter(|(known, _)| recorded.is_none_or(|offset| offset <= *known));
-        let from = match (known, recorded) {
-            (Some((_, next)), _) => next,
-            (None, recorded) => {
-                let offset = recorded.or(next).unwrap_or(0);
-                window.start_at(offset);
-                offset
-            }
+        let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
+        let known = match place {
+            _ if window.epoch() != epoch => window.commit_offset(),
+            Some(place) => window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next),
+            None => None,
         };
+        let next = known.unwrap_or_else(|| {
+            let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
+            window.start_at(offset);
+            offset
+        });
+        let place = Place { epoch: window.epoch(), next };
         drop(window);
         if let Some(order) = &assigned.order {
             if known.is_none() {
@@ -103,8 +120,8 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option
             }
             order.change(|hold| hold.check(tenure));
         }
-        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = from, "queue begun");
-        return from;
+        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = next, "queue begun");
+        return place;
     }
 }
 
@@ -169,31 +186,67 @@ async fn pull(
     result
 }
 
-/// Takes in what a pull brought; answers where to pull on.
-async fn take(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, asked: i64, answer: Answer<PullResult>) -> i64 {
+/// Takes in what a pull brought; answers where to pull on. What was asked for by an earlier window does not count.
+async fn take(
+    member: &Arc<Member>,
+    assigned: &Arc<AssignedQueue>,
+    place: Place,
+    began: Instant,
+    answer: Answer<PullResult>,
+) -> Place {
     let next = answer.header.next_begin_offset;
+    assigned.meter.ends_at(answer.header.max_offset);
     match answer.code {
-        ResponseCode::SUCCESS => deliver(member, assigned, answer),
-        ResponseCode::PULL_OFFSET_MOVED => {
-            tracing::warn!(
-                group = %member.group, queue = %assigned.queue, asked, corrected = next, "offset is outside the queue"
-            );
-            // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
+        ResponseCode::SUCCESS => deliver(member, assigned, place, began, answer),
+        ResponseCode::PULL_OFFSET_MOVED => return go_on_elsewhere(member, assigned, place, &answer.header).await,
+        // Nothing new, or nothing that matches.
+        _ => {
+            let mut window = assigned.window();
+            if window.epoch() == place.epoch {
+                window.advance(next);
+            }
+        }
+    }
+    assigned.fetch_on_at(Place { next, ..place })
+}
+
+/// The offset is outside the queue, or an operator has moved the group.
+///
+/// # Protocol
+/// Brokers from 5.2 on move a group by themselves: the next pull is answered PULL_OFFSET_MOVED, though its offset is in the
+/// queue, and until then what is recorded does not count.
+async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place, result: &PullResult) -> Place {
+    let (asked, next) = (place.next, result.next_begin_offset);
+    if assigned.window().epoch() != place.epoch {
+        return assigned.fetch_on_at(place);
+    }
+    tracing::warn!(
+        group = %member.group, queue = %assigned.queue, asked, corrected = next, "the queue goes on at another offset"
+    );
+    // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
+    match asked < result.min_offset {
+        // The broker does not have them any more: they are consumed all the same.
+        true => {
             assigned.window().start_at(next);
             if let Some(order) = &assigned.order {
                 order.clear();
             }
-            if let Err(error) = member.record(assigned).await {
-                tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
-            }
         }
-        // Nothing new, or nothing that matches.
-        _ => assigned.window().advance(next),
+        false => assigned.start_over(next),
     }
-    next
+    if let Err(error) = member.record(assigned).await {
+        tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
+    }
+    assigned.fetch_on_at(place)
 }
 
-fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, answer: Answer<PullResult>) {
+fn deliver(
+    member: &Arc<Member>,
+    assigned: &Arc<AssignedQueue>,
+    place: Place,
+    began: Instant,
+    answer: Answer<PullResult>,
+) {
     let queue = &assigned.queue;
     let Answer { header, body, .. } = answer;
     let mut messages = Vec::with_capacity(usize::try_from(member.config.pull_batch).unwrap_or_default().min(64));
@@ -214,14 +267,17 @@ fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, answer: Answer<P
             ),
         }
     }
+    assigned.meter.pulled(began, messages.len());
     let mut window = assigned.window();
-    let epoch = window.epoch();
+    if window.epoch() != place.epoch {
+        return;
+    }
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
     window.advance(header.next_begin_offset);
     drop(window);
     match &assigned.order {
-        Some(order) => order.push(epoch, messages),
-        None => member.dispatcher.push(assigned.clone(), epoch, messages),
+        Some(order) => order.push(place.epoch, messages),
+        None => member.dispatcher.push(assigned.clone(), place.epoch, messages),
     }
 }
 

@@ -2,11 +2,14 @@ use crate::{
     Error, Filter, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
+    interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
     offset::commit,
     offset_file::OffsetFile,
+    operator::Operators,
     rebalance::rebalance,
+    statistics::{Meters, sample},
     subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
     suspension::Suspension,
     wiring::{Wired, Wiring},
@@ -58,6 +61,7 @@ impl Drop for Handle {
 pub(crate) struct Manner {
     pub(crate) listener: Option<Listener>,
     pub(crate) filter: Option<FilterHook>,
+    pub(crate) interceptors: Interceptors,
     pub(crate) is_broadcast: bool,
     pub(crate) config: PushConfig,
 }
@@ -70,6 +74,9 @@ pub(crate) struct Member {
     pub(crate) config: PushConfig,
     pub(crate) listener: Option<Listener>,
     filter: Option<FilterHook>,
+    pub(crate) interceptors: Interceptors,
+    pub(crate) meters: Meters,
+    pub(crate) operators: Operators,
     pub(crate) is_broadcast: bool,
     /// Where the offsets of a broadcast consumer are; those of another one are with the brokers.
     pub(crate) offset_file: Option<Arc<OffsetFile>>,
@@ -97,7 +104,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
-        let Manner { listener, filter, is_broadcast, mut config } = manner;
+        let Manner { listener, filter, interceptors, is_broadcast, mut config } = manner;
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
@@ -115,6 +122,9 @@ impl Member {
             ordered_calls: Limit::new(config.concurrency),
             listener,
             filter,
+            interceptors,
+            meters: Meters::default(),
+            operators: Operators::default(),
             is_broadcast,
             offset_file,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
@@ -134,6 +144,7 @@ impl Member {
             shut_down: AtomicBool::new(false),
         });
         member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+        member.answer_operators();
         // From here on, a dropped future drops the handle, and that stops everything.
         let handle = Handle(member.clone());
         member.look_routes_up().await;
@@ -146,6 +157,7 @@ impl Member {
         }
         member.tasks.spawn(commit(member.clone()));
         member.tasks.spawn(rebalance(member.clone()));
+        member.tasks.spawn(sample(member.clone()));
         tracing::info!(group = %member.group, client = %member.client.id(), "consumer started");
         Ok(handle)
     }

@@ -99,6 +99,16 @@ impl ProcessQueue {
         self.slots.front().map(|slot| slot.offset).or(self.fetched_to)
     }
 
+    /// The offsets that are not done, in ascending order.
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = i64> {
+        self.slots.iter().filter(|slot| !slot.done).map(|slot| slot.offset)
+    }
+
+    /// The bodies of the messages that are not done.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether another pull may be made. As in Java the limits may be passed by one pull.
     pub(crate) fn has_room(&self) -> bool {
         let span = match (self.slots.front(), self.slots.back()) {

@@ -175,8 +175,9 @@ pub struct QueueInfo {
     pub cached_msg_max_offset: i64,
     /// How many.
     pub cached_msg_count: i32,
-    /// Their bodies.
-    pub cached_msg_size_in_mi_b: i32,
+    /// Their bodies, in MiB.
+    #[serde(rename = "cachedMsgSizeInMiB")]
+    pub cached_mib: i32,
     /// Of an ordered consumer: the first message in the listener's hands.
     pub transaction_msg_min_offset: i64,
     /// The last one.
