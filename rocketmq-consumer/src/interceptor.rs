@@ -91,7 +91,7 @@ impl<'a> Consumed<'a> {
     pub(crate) fn of(failed: Option<&'a Failed>, messages: usize) -> Self {
         match failed {
             None => Self::Done,
-            Some(failed) if failed.is_panic => Self::Panicked { text: &failed.reason },
+            Some(failed) if failed.is_panic => Self::Panicked { text: failed.panic_text() },
             Some(failed) => match failed.count(messages) {
                 0 => Self::Done,
                 messages => Self::Failed { messages, reason: &failed.reason },

@@ -59,7 +59,7 @@ impl Outcome {
 
     /// No message is done: the listener panicked.
     pub(crate) fn panicked(text: &str) -> Self {
-        let failed = Failed { is_panic: true, ..Failed::new(Which::From(0), format!("panic: {text}")) };
+        let failed = Failed { is_panic: true, ..Failed::new(Which::From(0), format!("{PANIC}{text}")) };
         Self(Some(Box::new(failed)))
     }
 
@@ -121,6 +121,11 @@ impl Failed {
         }
     }
 
+    /// What the listener panicked with.
+    pub(crate) fn panic_text(&self) -> &str {
+        self.reason.strip_prefix(PANIC).unwrap_or(&self.reason)
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.delay_level == DEAD
     }
@@ -166,6 +171,8 @@ mod sealed {
     impl<E: std::fmt::Display> Sealed for Result<super::Outcome, E> {}
 }
 
+/// What the reason begins with where the listener panicked.
+const PANIC: &str = "panic: ";
 /// The delay level that means the dead letter queue.
 pub(crate) const DEAD: i32 = -1;
 

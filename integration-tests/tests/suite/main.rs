@@ -30,6 +30,7 @@ mod limits;
 mod linger;
 mod name_server;
 mod namespace;
+mod operators;
 mod ordered;
 mod outage;
 mod outcomes;
@@ -82,6 +83,7 @@ fn scenarios() -> Vec<Scenario> {
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
+        real operators::the_jvm_tool_reads_moves_and_uses_a_consumer,
         both ordered::nothing_is_consumed_on_a_lost_lock,
         both ordered::order_holds_while_queues_change_hands,
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
@@ -139,6 +141,13 @@ fn scenarios() -> Vec<Scenario> {
         both broadcast::every_member_gets_every_message,
         both broadcast::a_member_goes_on_from_its_file,
         both broadcast::what_fails_in_a_broadcast_does_not_hold_the_queue_up,
+        both operators::running_info_tells_what_is_held_and_how_it_goes,
+        both operators::a_message_is_consumed_directly_once_and_the_operator_hears_how,
+        both operators::a_direct_call_that_hangs_is_given_up_and_a_stream_has_none,
+        both operators::a_group_goes_back_while_messages_are_in_hand,
+        both operators::a_group_goes_forward_while_messages_are_in_hand,
+        both operators::the_clients_of_a_group_say_how_far_they_are,
+        both operators::operators_know_a_group_of_a_namespace_by_its_whole_name,
         real filters::sql_picks_by_properties,
         both filters::sql_that_the_broker_cannot_serve_is_a_typed_error,
         both filters::a_filter_of_ones_own_keeps_messages_from_the_listener,
