@@ -103,7 +103,8 @@ pub(crate) async fn running_info_tells_what_is_held_and_how_it_goes(cluster: &Cl
         let (topic, group) = (cluster.topic(1).await?, random_name("group"));
         let producer = cluster.producer().await?;
         let of_topic = topic.clone();
-        let sent = send_from(1, &producer, 20, move |index| Message::new(&of_topic, format!("{index}")).tag("eu")).await?;
+        let sent =
+            send_from(1, &producer, 20, move |index| Message::new(&of_topic, format!("{index}")).tag("eu")).await?;
         let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(5)));
         let (kept, at_the_gate) = (inbox.clone(), gate.clone());
         let listener = move |message: StoredMessage| {
@@ -133,7 +134,10 @@ pub(crate) async fn running_info_tells_what_is_held_and_how_it_goes(cluster: &Cl
                 ensure!((queue.transaction_msg_min_offset, queue.transaction_msg_max_offset) == (5, 5), "{queue:?}");
                 ensure!(queue.locked && queue.last_lock_timestamp > 0, "not locked: {queue:?}");
             }
-            ensure!(!queue.is_dropped && queue.last_pull_timestamp > 0 && queue.last_consume_timestamp > 0, "{queue:?}");
+            ensure!(
+                !queue.is_dropped && queue.last_pull_timestamp > 0 && queue.last_consume_timestamp > 0,
+                "{queue:?}"
+            );
             Ok(info)
         })
         .await?;
@@ -232,14 +236,16 @@ pub(crate) async fn a_direct_call_that_hangs_is_given_up_and_a_stream_has_none(c
     let streaming = streaming.stream().await?;
     producer.send(Message::new(&topic, "m")).await?;
     let message = stored(cluster, &topic, "m").await?;
-    let refused = async |group: &str, consumer: &PushConsumer| {
-        match consume_directly(cluster, group, consumer, &message).await {
+    let refused =
+        async |group: &str, consumer: &PushConsumer| match consume_directly(cluster, group, consumer, &message).await {
             Ok(consumed) => bail!("it came to {consumed:?}"),
             Err(error) => Ok((error.response_code(), format!("{:#}", anyhow::Error::from(error)))),
-        }
-    };
+        };
     let (code, text) = refused(&format!("{group}-2"), streaming.consumer()).await?;
-    ensure!(code == Some(ResponseCode::SYSTEM_ERROR) && text.contains("stream"), "a stream refused with {code:?}: {text}");
+    ensure!(
+        code == Some(ResponseCode::SYSTEM_ERROR) && text.contains("stream"),
+        "a stream refused with {code:?}: {text}"
+    );
     let (code, text) = refused(&group, &hanging).await?;
     ensure!(code == Some(ResponseCode::CONSUME_MSG_TIMEOUT), "a call that hangs was refused with {code:?}: {text}");
     ensure!(text.contains("takes longer"), "not the consumer said so: {text}");
@@ -276,7 +282,13 @@ impl Gates {
         self.gates[gate].add_permits(calls);
     }
 
-    fn start(&self, cluster: &Cluster, group: &str, topic: &str, ordered: bool) -> impl Future<Output = Result<PushConsumer>> + use<> {
+    fn start(
+        &self,
+        cluster: &Cluster,
+        group: &str,
+        topic: &str,
+        ordered: bool,
+    ) -> impl Future<Output = Result<PushConsumer>> + use<> {
         let gates = self.clone();
         let listener = move |message: StoredMessage| {
             gates.inbox.keep(message);
@@ -412,7 +424,8 @@ async fn status(
 }
 
 pub(crate) async fn the_clients_of_a_group_say_how_far_they_are(cluster: &Cluster) -> Result<()> {
-    let (topic, other, group, inbox) = (cluster.topic(2).await?, cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let (topic, other, group, inbox) =
+        (cluster.topic(2).await?, cluster.topic(1).await?, random_name("group"), Inbox::new());
     let producer = cluster.producer().await?;
     let of_topic = topic.clone();
     let sent = send_from(1, &producer, 10, move |index| Message::new(&of_topic, format!("{index}"))).await?;
