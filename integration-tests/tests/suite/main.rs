@@ -30,6 +30,7 @@ mod limits;
 mod linger;
 mod name_server;
 mod namespace;
+mod observing;
 mod operators;
 mod ordered;
 mod outage;
@@ -141,6 +142,8 @@ fn scenarios() -> Vec<Scenario> {
         both broadcast::every_member_gets_every_message,
         both broadcast::a_member_goes_on_from_its_file,
         both broadcast::what_fails_in_a_broadcast_does_not_hold_the_queue_up,
+        both observing::interceptors_see_every_outcome,
+        both observing::statistics_tell_what_is_done_what_failed_and_what_is_behind,
         both operators::running_info_tells_what_is_held_and_how_it_goes,
         both operators::a_message_is_consumed_directly_once_and_the_operator_hears_how,
         both operators::a_direct_call_that_hangs_is_given_up_and_a_stream_has_none,
