@@ -1,35 +1,35 @@
 mod calls;
 mod locks;
 mod members;
+mod operators;
 mod pop;
+mod processors;
 mod replies;
 mod routes;
 
 use crate::{
     ClientConfig, Error, Namespace, TopicRoute,
     identity::client_id,
-    message::{DecodeLimits, decode_records, names::AUTO_CREATE_TOPIC, property},
+    message::names::AUTO_CREATE_TOPIC,
     name_server::{self, NameServerSource, NameServers},
     pool::Pool,
-    protocol::{
-        CheckTransactionState, ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, NotifyConsumerIdsChanged,
-        TopicRouteData,
-    },
+    protocol::{ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, TopicRouteData},
     random::random_below,
     resolver::NameServerResolver,
 };
 use members::Members;
 pub use members::TransactionCheck;
+use operators::Questions;
+pub use operators::{ConsumingDirectly, Operated, Refusal};
+use processors::processors;
 pub use replies::ExpectedReply;
 use replies::Replies;
-use rocketmq_remote::{
-    Connection, Deadline, Error as RemoteError, Incoming, Json, Processors, Request, RequestCode, ResponseCode,
-};
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json, Processors, Request, ResponseCode};
 use routes::RouteTable;
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -53,7 +53,6 @@ pub struct Client(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
-    tasks: TaskTracker,
 }
 
 impl Drop for Handle {
@@ -81,6 +80,9 @@ struct Shared {
     stale: Mutex<HashMap<Arc<str>, u64>>,
     stale_noted: Notify,
     heartbeat_wanted: Notify,
+    /// Questions of operators that are being answered.
+    questions: Questions,
+    tasks: TaskTracker,
     stopped: CancellationToken,
 }
 
@@ -117,20 +119,22 @@ impl Client {
             stale: Mutex::default(),
             stale_noted: Notify::new(),
             heartbeat_wanted: Notify::new(),
+            questions: Questions::default(),
+            tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             config,
         });
-        let client = Self(Arc::new(Handle { shared: shared.clone(), tasks: TaskTracker::new() }));
+        let client = Self(Arc::new(Handle { shared: shared.clone() }));
         // The template of new topics: a producer will want it, and any answer tells that a name server is there.
         match client.route(&AUTO_CREATE_TOPIC.into()).await {
             Ok(_) | Err(Error::TopicNotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        client.0.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_routes(shared.clone())));
+        shared.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_routes(shared.clone())));
         if let Some(resolver) = resolver {
-            client.0.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_name_servers(shared.clone(), resolver)));
+            shared.tasks.spawn(until_stopped(shared.stopped.clone(), refresh_name_servers(shared.clone(), resolver)));
         }
-        client.0.tasks.spawn(until_stopped(shared.stopped.clone(), beat(shared)));
+        shared.tasks.spawn(until_stopped(shared.stopped.clone(), beat(shared.clone())));
         Ok(client)
     }
 
@@ -311,8 +315,8 @@ impl Client {
             closing.spawn(async move { connection.close(deadline).await });
         }
         while closing.join_next().await.is_some() {}
-        self.0.tasks.close();
-        let _ = timeout_at(deadline.instant(), self.0.tasks.wait()).await;
+        shared.tasks.close();
+        let _ = timeout_at(deadline.instant(), shared.tasks.wait()).await;
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -564,44 +568,6 @@ fn vip_addr(addr: &Arc<str>) -> Option<Arc<str>> {
     let (host, port) = addr.rsplit_once(':')?;
     let port = port.parse::<u16>().ok()?.checked_sub(2).filter(|port| *port > 0)?;
     Some(format!("{host}:{port}").into())
-}
-
-/// What brokers may ask of this client.
-fn processors(shared: Weak<Shared>) -> Processors {
-    let (for_checks, for_replies) = (shared.clone(), shared.clone());
-    let notice = move |incoming: Incoming| {
-        let Some(shared) = shared.upgrade() else { return };
-        match incoming.header::<NotifyConsumerIdsChanged>() {
-            Ok(notice) => shared.members.note_change(&notice.consumer_group),
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "notice without a group"),
-        }
-    };
-    let check = move |incoming: Incoming| {
-        let Some(shared) = for_checks.upgrade() else { return };
-        match read_check(&incoming) {
-            Some((group, check)) => shared.members.check(&group, check),
-            None => tracing::warn!(addr = %incoming.addr(), "unreadable transaction check"),
-        }
-    };
-    let reply = move |incoming: Incoming| {
-        if let Some(shared) = for_replies.upgrade() {
-            shared.replies.receive(incoming);
-        }
-    };
-    Processors::new()
-        .on(RequestCode::PUSH_REPLY_MESSAGE_TO_CLIENT, reply)
-        .on(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, notice)
-        .on(RequestCode::CHECK_TRANSACTION_STATE, check)
-}
-
-/// The check and the producer group it is for.
-fn read_check(incoming: &Incoming) -> Option<(String, TransactionCheck)> {
-    let request: CheckTransactionState = incoming.header().ok()?;
-    let broker_name = request.broker_name.clone().unwrap_or_else(|| "".into());
-    let body = incoming.command().body.clone();
-    let message = decode_records(body, &"".into(), &broker_name, DecodeLimits::default()).next()?.ok()?;
-    let group = message.property(property::PGROUP)?.to_owned();
-    Some((group, TransactionCheck { message, request, addr: incoming.addr() }))
 }
 
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);

@@ -24,7 +24,7 @@ mod retry;
 mod route;
 mod unwind;
 
-pub use client::{Client, ExpectedReply, TransactionCheck};
+pub use client::{Client, ConsumingDirectly, ExpectedReply, Operated, Refusal, TransactionCheck};
 pub use config::ClientConfig;
 pub use error::{Error, UnreadableReply};
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};

@@ -9,7 +9,9 @@ mod lenient;
 mod lock;
 mod message;
 mod offset;
+mod operator;
 mod pop;
+mod queue_table;
 mod reply;
 mod route;
 mod transaction;
@@ -28,10 +30,15 @@ pub use message::{
 pub use offset::{
     GetMaxOffset, GetMinOffset, GroupOffset, Offset, QueryConsumerOffset, SearchOffset, UpdateConsumerOffset,
 };
+pub use operator::{
+    ClientStatus, ConsumeDirectly, ConsumeStatus, ConsumedDirectly, DirectResult, GetClientStatus, GetGroupStatus,
+    GetRunningInfo, OffsetTable, PopQueueInfo, QueueInfo, ResetClientOffset, ResetOffset, RunningInfo, prop,
+};
 pub use pop::{
     AckMessage, BadBase64, BatchAck, BatchAckMessage, BatchAcks, ChangeInvisibleTime, Hidden, Notice, Notification,
     OffsetBits, PopHead, PopMessage, Popped,
 };
+pub use queue_table::QueueTable;
 pub use reply::{PushReply, SendReply};
 pub use route::{BrokerData, GetRoute, MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData};
 pub use transaction::{CheckTransactionState, EndTransaction};

@@ -2,13 +2,15 @@ use crate::{
     hold::Hold,
     polled_queue::PolledQueue,
     process_queue::{Limits, ProcessQueue},
+    statistics::QueueMeter,
+    suspension::Suspension,
 };
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -25,6 +27,11 @@ pub(crate) struct AssignedQueue {
     /// The language of its filter, as pulls name it.
     pub(crate) expression_type: Arc<str>,
     window: Mutex<ProcessQueue>,
+    /// Messages of windows before this one are not begun any more.
+    oldest_epoch: AtomicU32,
+    /// While an operator moves the group, nothing is fetched.
+    pub(crate) moving: Suspension,
+    pub(crate) meter: QueueMeter,
     /// Wakes the fetch task that waits for room.
     room: Notify,
     waits_for_room: AtomicBool,
@@ -68,6 +75,14 @@ pub(crate) struct Waiting {
     pub(crate) message: StoredMessage,
 }
 
+/// Where a queue is fetched from next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The epoch of the window that it belongs to.
+    pub(crate) epoch: u32,
+    pub(crate) next: i64,
+}
+
 impl AssignedQueue {
     pub(crate) fn new(
         queue: MessageQueue,
@@ -76,12 +91,16 @@ impl AssignedQueue {
         ended: CancellationToken,
         order: Option<Order>,
         polled: Option<PolledQueue>,
+        meter: QueueMeter,
     ) -> Self {
         Self {
             queue,
             expression_type: subscription.expression_type.name().into(),
             subscription,
             window: Mutex::new(window),
+            oldest_epoch: AtomicU32::new(0),
+            moving: Suspension::default(),
+            meter,
             room: Notify::new(),
             waits_for_room: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
@@ -102,6 +121,31 @@ impl AssignedQueue {
         self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Goes on at `offset`; answers the epoch that begins. Messages that were fetched before do not count any more,
+    /// whatever becomes of them, and those that were not begun are not.
+    pub(crate) fn start_over(&self, offset: i64) -> u32 {
+        let mut window = self.window();
+        window.start_at(offset);
+        let epoch = window.epoch();
+        self.oldest_epoch.store(epoch, Ordering::SeqCst);
+        drop(window);
+        if let Some(order) = &self.order {
+            order.clear();
+        }
+        self.moved.notify_one();
+        self.room.notify_one();
+        epoch
+    }
+
+    /// Where to fetch on: where the last fetch left off, unless the window has begun anew meanwhile.
+    pub(crate) fn fetch_on_at(&self, place: Place) -> Place {
+        let window = self.window();
+        match window.epoch() == place.epoch {
+            true => place,
+            false => Place { epoch: window.epoch(), next: window.commit_offset().unwrap_or(place.next) },
+        }
+    }
+
     /// Marks a message done.
     pub(crate) fn finish(&self, epoch: u32, offset: i64) {
         self.finish_all(epoch, [offset]);
@@ -118,20 +162,6 @@ impl AssignedQueue {
         if wake {
             self.room.notify_one();
         }
-    }
-
-    /// Goes on from `offset`, forgetting what is in flight; answers the epoch that begins.
-    pub(crate) fn move_to(&self, offset: i64) -> u32 {
-        let mut window = self.window();
-        window.start_at(offset);
-        let epoch = window.epoch();
-        drop(window);
-        if let Some(order) = &self.order {
-            order.clear();
-        }
-        self.moved.notify_one();
-        self.room.notify_one();
-        epoch
     }
 
     /// Until somebody has chosen where to go on.
@@ -160,12 +190,13 @@ impl AssignedQueue {
         self.ended.cancelled().await;
     }
 
-    /// Counts a listener call as under way, unless the queue has been revoked.
-    pub(crate) fn take_in_hand(self: &Arc<Self>) -> Option<InHand> {
+    /// Counts a listener call as under way, unless the queue has been revoked or its messages are of a window of before.
+    pub(crate) fn take_in_hand(self: &Arc<Self>, epoch: u32) -> Option<InHand> {
         // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
         self.in_hand.fetch_add(1, Ordering::SeqCst);
         let in_hand = InHand(self.clone());
-        (!self.is_revoked()).then_some(in_hand)
+        let may_begin = !self.is_revoked() && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
+        may_begin.then_some(in_hand)
     }
 
     pub(crate) fn in_hand(&self) -> usize {
@@ -332,6 +363,11 @@ impl Order {
 
     pub(crate) fn clear(&self) {
         self.waiting().clear();
+    }
+
+    /// How many messages wait.
+    pub(crate) fn count_waiting(&self) -> usize {
+        self.waiting().len()
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {

@@ -1,11 +1,11 @@
 use crate::{
-    Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
+    ConsumeInterceptor, Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
     listener::Listener,
     member::Manner,
     wiring::{Wiring, manner_setters, wiring_setters},
 };
 use rocketmq_common::StoredMessage;
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 /// Wires a push consumer up; made by [`PushConsumer::builder`].
 #[derive(Debug)]
@@ -110,6 +110,13 @@ impl PushConsumerBuilder {
     /// Java: `MessageModel.BROADCASTING`, with the file and its place as there, so that one can take over from the other.
     pub fn broadcast(mut self) -> Self {
         self.manner.is_broadcast = true;
+        self
+    }
+
+    /// Adds one who sees the messages before and after each call of the listener, behind those that were added before; see
+    /// [`ConsumeInterceptor`].
+    pub fn interceptor(mut self, interceptor: impl ConsumeInterceptor) -> Self {
+        self.manner.interceptors.push(Arc::new(interceptor));
         self
     }
 

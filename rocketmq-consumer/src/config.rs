@@ -27,6 +27,15 @@ impl StartAt {
             Self::Timestamp(_) => ConsumeFrom::Timestamp,
         }
     }
+
+    /// Java: `ConsumeFromWhere`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Last => "CONSUME_FROM_LAST_OFFSET",
+            Self::First => "CONSUME_FROM_FIRST_OFFSET",
+            Self::Timestamp(_) => "CONSUME_FROM_TIMESTAMP",
+        }
+    }
 }
 
 /// How a push consumer consumes.

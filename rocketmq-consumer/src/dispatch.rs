@@ -1,21 +1,17 @@
-use crate::{Outcome, assigned::AssignedQueue, member::Member, outcome::Failed};
+use crate::{assigned::AssignedQueue, call::Called, member::Member, outcome::Failed};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::VecDeque,
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
+    slice,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
     time::Duration,
     vec,
 };
-use tokio::{
-    sync::Notify,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Notify, time::sleep};
 
 /// The messages that wait for a listener call. A pulled batch comes in as one and is handed out one call's worth at a
 /// time.
@@ -136,6 +132,11 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
+    /// How many there may be.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Acquire)
+    }
+
     /// Whether one worker too many is there: who asks is it, and has to go.
     fn retires(&self) -> bool {
         let wanted = self.wanted.load(Ordering::Acquire);
@@ -168,9 +169,9 @@ impl Member {
 async fn work_one(member: Arc<Member>) {
     loop {
         let Some(task) = next_task(&member, member.dispatcher.next()).await else { return };
-        let Some(_in_hand) = task.queue.take_in_hand() else { continue };
+        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
         tokio::select! {
-            () = run_one(&member, task) => {}
+            () = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages)) => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -181,9 +182,9 @@ async fn work_many(member: Arc<Member>) {
     loop {
         let next = member.dispatcher.next_many(member.config.consume_batch);
         let Some(task) = next_task(&member, next).await else { return };
-        let Some(_in_hand) = task.queue.take_in_hand() else { continue };
+        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
         tokio::select! {
-            () = run_many(&member, task) => {}
+            () = run(&member, &task.queue, task.epoch, &task.messages) => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -220,69 +221,32 @@ async fn next_task<T>(member: &Member, next: impl Future<Output = T>) -> Option<
     }
 }
 
-async fn run_one(member: &Arc<Member>, task: Task<StoredMessage>) {
-    let Some(listener) = &member.listener else { return };
-    let mut consuming = pin!(listener.consume_one(member.as_the_user_sees_it(&task.messages)));
-    let (outcome, given_back) = match within(member.config.consume_timeout, consuming.as_mut()).await {
-        Some(outcome) => (outcome, false),
-        None => {
-            let given_back = time_out(member, &task.queue, task.epoch, [&task.messages]).await;
-            (consuming.await, given_back)
-        }
-    };
-    match outcome.into_failed() {
-        _ if given_back => {}
+/// Makes one call and sees to what comes of it.
+async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messages: &[StoredMessage]) {
+    let giving_back = time_out(member, queue, epoch, messages);
+    let failed = match member.call_within_time(queue, messages, giving_back).await {
+        Called::GivenBack => return,
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
-        None => task.queue.finish(task.epoch, task.messages.queue_offset()),
-        Some(failed) => give_back(member, &task.queue, task.epoch, vec![task.messages], &failed).await,
-    }
-}
-
-async fn run_many(member: &Arc<Member>, task: Task<Vec<StoredMessage>>) {
-    let Some(listener) = &member.listener else { return };
-    let Task { queue, epoch, messages } = task;
-    let seen = messages.iter().map(|message| member.as_the_user_sees_it(message)).collect();
-    let mut consuming = pin!(listener.consume(seen));
-    let (outcome, given_back): (Outcome, _) = match within(member.config.consume_timeout, consuming.as_mut()).await {
-        Some(outcome) => (outcome, false),
-        None => {
-            let given_back = time_out(member, &queue, epoch, &messages).await;
-            (consuming.await, given_back)
-        }
+        Called::Done => return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset)),
+        Called::Failed(failed) => failed,
     };
-    if given_back {
-        return;
-    }
-    let Some(failed) = outcome.into_failed() else {
-        return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
-    };
-    let (mut again, mut done) = (Vec::new(), Vec::new());
-    for (index, message) in messages.into_iter().enumerate() {
-        match failed.is_failed(index) {
-            true => again.push(message),
-            false => done.push(message.queue_offset()),
-        }
-    }
-    queue.finish_all(epoch, done);
-    give_back(member, &queue, epoch, again, &failed).await;
-}
-
-/// Waits for a listener call up to a limit. One that is done at once costs no timer.
-async fn within<F: Future>(limit: Duration, mut call: Pin<&mut F>) -> Option<F::Output> {
-    match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => timeout(limit, call).await.ok(),
-    }
+    let mut again = Vec::new();
+    queue.finish_all(
+        epoch,
+        messages.iter().enumerate().filter_map(|(index, message)| {
+            if failed.is_failed(index) {
+                again.push(message.clone());
+                return None;
+            }
+            Some(message.queue_offset())
+        }),
+    );
+    give_back(member, queue, epoch, again, &failed).await;
 }
 
 /// A call takes too long: its messages come again, perhaps at another member, and no longer hold the queue up. The call
 /// itself goes on. Answers whether the broker has taken all of them.
-async fn time_out<'a>(
-    member: &Member,
-    queue: &AssignedQueue,
-    epoch: u32,
-    messages: impl IntoIterator<Item = &'a StoredMessage>,
-) -> bool {
+async fn time_out(member: &Member, queue: &AssignedQueue, epoch: u32, messages: &[StoredMessage]) -> bool {
     let mut all = true;
     for message in messages {
         member.tell_failed(message, "the listener takes longer than consume_timeout");

@@ -1,4 +1,10 @@
-use crate::{StartAt, assigned::AssignedQueue, member::Member, source::Source, subscription::wants};
+use crate::{
+    StartAt,
+    assigned::{AssignedQueue, Place},
+    member::Member,
+    source::Source,
+    subscription::wants,
+};
 use rocketmq_common::{
     Backoff, Error, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records, names::is_retry_topic},
@@ -6,8 +12,11 @@ use rocketmq_common::{
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, Sleep, sleep};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::{Sleep, sleep};
 
 /// Fetches the messages of one queue until it is revoked.
 pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, settle: Duration) {
@@ -20,39 +29,38 @@ pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, set
 async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
     // The member that had the queue until now may still be recording its last offset.
     sleep(settle).await;
-    let mut next = begin(member, assigned, None).await;
+    let mut place = begin(member, assigned, None).await;
     let mut source = Source::default();
     let (mut failures, mut fruitless) = (0, 0u32);
     loop {
         tokio::select! {
             biased;
             () = assigned.lock_moved() => {
-                next = begin(member, assigned, Some(next)).await;
+                place = begin(member, assigned, Some(place)).await;
                 continue;
             }
             () = assigned.moved() => {
-                next = assigned.window().fetch_offset().unwrap_or(next);
+                place = assigned.fetch_on_at(place);
                 continue;
             }
             () = ready(member, assigned) => {}
         }
-        let epoch = assigned.window().epoch();
+        place = assigned.fetch_on_at(place);
+        let began = assigned.meter.pulling();
         let answer = tokio::select! {
             biased;
-            answer = pull(member, assigned, next, &mut source) => answer,
+            answer = pull(member, assigned, place.next, &mut source) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
-            () = assigned.moved() => {
-                next = assigned.window().fetch_offset().unwrap_or(next);
-                continue;
-            }
+            () = assigned.moved() => continue,
             () = member.suspended() => continue,
+            () = assigned.moving.wait(true) => continue,
         };
         match answer {
             Ok(answer) => {
                 failures = 0;
-                fruitless = if is_fruitless(&answer, next) { fruitless.saturating_add(1) } else { 0 };
-                next = take(member, assigned, epoch, next, answer).await;
+                fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
+                place = take(member, assigned, place, began, answer).await;
                 // One is as it should be: an offset that is corrected, a replica that sends us to the master.
                 if fruitless > 1 {
                     sleep(BACKOFF.wait(fruitless - 1, random_u64())).await;
@@ -73,21 +81,25 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
 async fn ready(member: &Member, assigned: &AssignedQueue) {
     loop {
         member.resumed().await;
+        assigned.moving.wait(false).await;
         assigned.wait_unpaused().await;
         assigned.wait_for_room().await;
-        if !member.is_suspended() && !assigned.is_paused() {
+        if !(member.is_suspended() || assigned.moving.is_on() || assigned.is_paused()) {
             return;
         }
     }
 }
 
 /// Finds out where the group is in a queue that is ours from now on, or again; answers where to fetch on. What was
-/// fetched before still counts, unless another member has been further meanwhile.
-async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option<i64>) -> i64 {
+/// fetched before still counts, unless another member has been further meanwhile. Where an operator moves the group
+/// meanwhile, that counts.
+async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Option<Place>) -> Place {
+    let place = place.map(|place| assigned.fetch_on_at(place));
+    let epoch = assigned.window().epoch();
     let mut failures = 0;
     loop {
         let tenure = assigned.wait_locked().await;
-        let recorded = match next {
+        let recorded = match place {
             None => start_offset(member, &assigned.queue).await.map(Some),
             Some(_) => member.recorded_offset(&assigned.queue).await,
         };
@@ -98,22 +110,19 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option
                 continue;
             }
         };
-        let is_first = next.is_none();
         let mut window = assigned.window();
-        // Somebody may have chosen meanwhile where to begin.
-        let next = next.or(window.fetch_offset());
-        let known = window
-            .commit_offset()
-            .zip(next)
-            .filter(|(known, _)| is_first || recorded.is_none_or(|offset| offset <= *known));
-        let from = match (known, recorded) {
-            (Some((_, next)), _) => next,
-            (None, recorded) => {
-                let offset = recorded.or(next).unwrap_or(0);
-                window.start_at(offset);
-                offset
-            }
+        let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
+        let known = match place {
+            _ if window.epoch() != epoch => window.commit_offset(),
+            Some(place) => window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next),
+            None => None,
         };
+        let next = known.unwrap_or_else(|| {
+            let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
+            window.start_at(offset);
+            offset
+        });
+        let place = Place { epoch: window.epoch(), next };
         drop(window);
         if let Some(order) = &assigned.order {
             if known.is_none() {
@@ -121,8 +130,8 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, next: Option
             }
             order.change(|hold| hold.check(tenure));
         }
-        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = from, "queue begun");
-        return from;
+        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = next, "queue begun");
+        return place;
     }
 }
 
@@ -191,14 +200,14 @@ async fn pull(
         tell_filter(&mut request, &assigned.subscription);
     }
     let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
-    let replica = source.pick(addrs, Instant::now()).ok_or_else(not_found)?;
+    let replica = source.pick(addrs, tokio::time::Instant::now()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
     match member.client.pull_message(&replica.addr, &request, deadline).await {
         Ok(mut answer) => {
             if answer.code == ResponseCode::PULL_OFFSET_MOVED && !replica.is_master {
                 // It may hold less than the master: what is missing here is not gone.
                 tracing::debug!(%queue, offset, addr = %replica.addr, "outside of what a replica holds");
-                source.failed(replica, true, Instant::now());
+                source.failed(replica, true, tokio::time::Instant::now());
                 answer.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
                 answer.header.next_begin_offset = offset;
             } else {
@@ -208,7 +217,7 @@ async fn pull(
         }
         Err(error) => {
             let code = error.response_code();
-            source.failed(replica, code.is_some(), Instant::now());
+            source.failed(replica, code.is_some(), tokio::time::Instant::now());
             if code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) {
                 // A queue of a static topic is on another broker by now: on which, is known before the next pull.
                 let _ = member.client.newer_route(&queue.topic, route.generation()).await;
@@ -232,64 +241,83 @@ pub(crate) fn tell_filter(request: &mut PullMessage, subscription: &Subscription
     }
 }
 
-/// Takes in what a pull of the window's `epoch` brought; answers where to pull on.
+/// Takes in what a pull brought; answers where to pull on. What was asked for by an earlier window does not count.
 async fn take(
     member: &Arc<Member>,
     assigned: &Arc<AssignedQueue>,
-    epoch: u32,
-    asked: i64,
+    place: Place,
+    began: Instant,
     answer: Answer<PullResult>,
-) -> i64 {
+) -> Place {
     let next = answer.header.next_begin_offset;
+    assigned.meter.ends_at(answer.header.max_offset);
     match answer.code {
-        ResponseCode::SUCCESS => deliver(member, assigned, epoch, answer),
-        ResponseCode::PULL_OFFSET_MOVED => {
-            tracing::warn!(
-                group = %member.group, queue = %assigned.queue, asked, corrected = next, "offset is outside the queue"
-            );
-            // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
-            if !assigned.window().correct(epoch, next) {
-                return moved_to(assigned, next);
-            }
-            if let Some(order) = &assigned.order {
-                order.clear();
-            }
-            if let Some(polled) = &assigned.polled {
-                // The offsets are no longer what they were when the user said how far the group is.
-                polled.commit(None);
-            }
-            if let Err(error) = member.record(assigned).await {
-                tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
-            }
-        }
+        ResponseCode::SUCCESS => deliver(member, assigned, place, began, &answer),
+        ResponseCode::PULL_OFFSET_MOVED => return go_on_elsewhere(member, assigned, place, &answer.header).await,
         // Nothing new, or nothing that matches.
         _ => {
             let mut window = assigned.window();
-            if window.epoch() == epoch {
+            if window.epoch() == place.epoch {
                 window.advance(next);
             }
         }
     }
-    moved_to(assigned, next)
+    assigned.fetch_on_at(Place { next, ..place })
 }
 
-/// Where to pull on: at `next`, unless somebody has chosen another offset while the pull was under way.
-fn moved_to(assigned: &AssignedQueue, next: i64) -> i64 {
-    assigned.window().fetch_offset().unwrap_or(next)
+/// The offset is outside the queue, or an operator has moved the group.
+///
+/// # Protocol
+/// Brokers from 5.2 on move a group by themselves: the next pull is answered PULL_OFFSET_MOVED, though its offset is in the
+/// queue, and until then what is recorded does not count.
+async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place, result: &PullResult) -> Place {
+    let (asked, next) = (place.next, result.next_begin_offset);
+    if assigned.window().epoch() != place.epoch {
+        return assigned.fetch_on_at(place);
+    }
+    tracing::warn!(
+        group = %member.group, queue = %assigned.queue, asked, corrected = next, "the queue goes on at another offset"
+    );
+    // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
+    match asked < result.min_offset {
+        // The broker does not have them any more: they are consumed all the same.
+        true => {
+            assigned.window().start_at(next);
+            if let Some(order) = &assigned.order {
+                order.clear();
+            }
+        }
+        false => _ = assigned.start_over(next),
+    }
+    if let Some(polled) = &assigned.polled {
+        // The offsets are no longer what they were when the user said how far the group is.
+        polled.commit(None);
+    }
+    if let Err(error) = member.record(assigned).await {
+        tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
+    }
+    assigned.fetch_on_at(place)
 }
 
-fn deliver(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, epoch: u32, answer: Answer<PullResult>) {
-    let mut messages = wanted_of(member, &assigned.queue, &assigned.subscription, &answer);
+fn deliver(
+    member: &Arc<Member>,
+    assigned: &Arc<AssignedQueue>,
+    place: Place,
+    began: Instant,
+    answer: &Answer<PullResult>,
+) {
+    let mut messages = wanted_of(member, &assigned.queue, &assigned.subscription, answer);
+    assigned.meter.pulled(began, messages.len());
     let mut window = assigned.window();
-    if window.epoch() != epoch {
+    if window.epoch() != place.epoch {
         return;
     }
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
     window.advance(answer.header.next_begin_offset);
     drop(window);
     match &assigned.order {
-        Some(order) => order.push(epoch, messages),
-        None => member.dispatcher.push(assigned.clone(), epoch, messages),
+        Some(order) => order.push(place.epoch, messages),
+        None => member.dispatcher.push(assigned.clone(), place.epoch, messages),
     }
 }
 

@@ -67,6 +67,11 @@ impl Hold {
         self.is_held(now) && self.is_checked()
     }
 
+    /// When the lock was last asked for and granted, while it is ours.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     pub(crate) fn is_needed(&self) -> bool {
         self.is_needed
     }

@@ -24,12 +24,14 @@
 mod allocate;
 mod assigned;
 mod builder;
+mod call;
 mod config;
 mod dispatch;
 mod error;
 mod fetch;
 mod give_back;
 mod hold;
+mod interceptor;
 mod limit;
 mod listener;
 mod locks;
@@ -37,6 +39,7 @@ mod member;
 mod offset;
 mod offset_file;
 mod offset_store;
+mod operator;
 mod ordered;
 mod outcome;
 mod polled_queue;
@@ -58,6 +61,7 @@ mod push;
 mod rebalance;
 mod send_again;
 mod source;
+mod statistics;
 mod stream;
 mod subscription;
 mod subscriptions;
@@ -68,6 +72,7 @@ mod wiring;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;
+pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
 pub use offset_file::OffsetFileError;
 pub use offset_store::{OffsetStore, StoreError, Storing};
 pub use outcome::{IntoOutcome, Outcome};
@@ -85,6 +90,7 @@ pub use rocketmq_common::{
     pop::{HandleError, PopInfoError},
     resolver,
 };
+pub use statistics::{QueueStatistics, Statistics, TopicStatistics};
 pub use stream::{Delivery, MessageStream};
 pub use subscription::{Filter, FilterError};
 

@@ -34,6 +34,11 @@ impl Limit {
         count.limit = limit;
     }
 
+    /// The limit.
+    pub(crate) fn limit(&self) -> usize {
+        self.count().limit
+    }
+
     /// Waits to be let in, in turn.
     pub(crate) async fn enter(&self) -> Entered<'_> {
         let permit = self.permits.acquire().await.expect("the semaphore is never closed");

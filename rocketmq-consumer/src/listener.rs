@@ -1,6 +1,6 @@
 use crate::{IntoOutcome, Outcome};
 use rocketmq_common::{StoredMessage, unwinding};
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, slice, sync::Arc};
 
 /// The user's code, whatever its types, and how it is to be called.
 #[derive(Clone)]
@@ -48,22 +48,30 @@ impl Listener {
         matches!(self.call, Call::One(_))
     }
 
-    /// Runs the listener on one message; a panic is a failure like another.
-    pub(crate) async fn consume_one(&self, message: StoredMessage) -> Outcome {
-        match &self.call {
-            Call::One(call) => unwinding(|| call(message)).await.unwrap_or_else(of_panic),
-            Call::Many(call) => unwinding(|| call(vec![message])).await.unwrap_or_else(of_panic),
-        }
+    /// Runs the listener; a panic is a failure like another.
+    pub(crate) async fn consume(&self, seen: Seen) -> Outcome {
+        let outcome = match (&self.call, seen) {
+            (Call::One(call), Seen::One(message)) => unwinding(|| call(message)).await,
+            (Call::Many(call), Seen::One(message)) => unwinding(|| call(vec![message])).await,
+            (Call::Many(call), Seen::Many(messages)) => unwinding(|| call(messages)).await,
+            (Call::One(_), Seen::Many(_)) => Ok(Outcome::failed("one call is for one message")),
+        };
+        outcome.unwrap_or_else(|panic| Outcome::panicked(&panic))
     }
+}
 
-    /// Runs the listener on what is one call's worth of messages.
-    pub(crate) async fn consume(&self, mut messages: Vec<StoredMessage>) -> Outcome {
-        match &self.call {
-            Call::One(_) => match messages.pop() {
-                Some(message) => self.consume_one(message).await,
-                None => Outcome::done(),
-            },
-            Call::Many(call) => unwinding(|| call(messages)).await.unwrap_or_else(of_panic),
+/// What one call is given, as the user sees it.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    One(StoredMessage),
+    Many(Vec<StoredMessage>),
+}
+
+impl Seen {
+    pub(crate) fn as_slice(&self) -> &[StoredMessage] {
+        match self {
+            Self::One(message) => slice::from_ref(message),
+            Self::Many(messages) => messages,
         }
     }
 }
@@ -76,10 +84,6 @@ impl fmt::Debug for FilterHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FilterHook")
     }
-}
-
-fn of_panic(text: String) -> Outcome {
-    Outcome::failed(format_args!("panic: {text}"))
 }
 
 impl fmt::Debug for Listener {

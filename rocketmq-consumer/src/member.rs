@@ -2,13 +2,16 @@ use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
+    interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
+    operator::Operators,
     polling::{Polling, keep_routes},
     rebalance::rebalance,
+    statistics::{Meters, sample},
     subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
     suspension::Suspension,
     wiring::{Wired, Wiring},
@@ -60,6 +63,7 @@ impl Drop for Handle {
 pub(crate) struct Manner {
     pub(crate) listener: Option<Listener>,
     pub(crate) filter: Option<FilterHook>,
+    pub(crate) interceptors: Interceptors,
     pub(crate) is_broadcast: bool,
     pub(crate) offset_store: Option<Arc<dyn OffsetStore>>,
     pub(crate) polling: Option<Polling>,
@@ -68,7 +72,15 @@ pub(crate) struct Manner {
 
 impl Manner {
     pub(crate) fn new(config: PushConfig) -> Self {
-        Self { listener: None, filter: None, is_broadcast: false, offset_store: None, polling: None, config }
+        Self {
+            listener: None,
+            filter: None,
+            interceptors: Interceptors::default(),
+            is_broadcast: false,
+            offset_store: None,
+            polling: None,
+            config,
+        }
     }
 }
 
@@ -80,6 +92,9 @@ pub(crate) struct Member {
     pub(crate) config: PushConfig,
     pub(crate) listener: Option<Listener>,
     filter: Option<FilterHook>,
+    pub(crate) interceptors: Interceptors,
+    pub(crate) meters: Meters,
+    pub(crate) operators: Operators,
     pub(crate) is_broadcast: bool,
     pub(crate) offsets: Offsets,
     /// Of a consumer whose user fetches the messages, instead of being called.
@@ -108,7 +123,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
-        let Manner { listener, filter, is_broadcast, offset_store, polling, mut config } = manner;
+        let Manner { listener, filter, interceptors, is_broadcast, offset_store, polling, mut config } = manner;
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
@@ -130,6 +145,9 @@ impl Member {
             ordered_calls: Limit::new(config.concurrency),
             listener,
             filter,
+            interceptors,
+            meters: Meters::default(),
+            operators: Operators::default(),
             is_broadcast,
             offsets,
             polling,
@@ -151,6 +169,7 @@ impl Member {
         });
         if member.is_in_group() {
             member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+            member.answer_operators();
         }
         // From here on, a dropped future drops the handle, and that stops everything.
         let handle = Handle(member.clone());
@@ -169,6 +188,7 @@ impl Member {
             true => member.tasks.spawn(rebalance(member.clone())),
             false => member.tasks.spawn(keep_routes(member.clone())),
         };
+        member.tasks.spawn(sample(member.clone()));
         tracing::info!(group = %member.group, client = %member.client.id(), "consumer started");
         Ok(handle)
     }

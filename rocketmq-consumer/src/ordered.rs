@@ -2,6 +2,7 @@
 
 use crate::{
     assigned::{AssignedQueue, Order},
+    call::Called,
     member::Member,
     outcome::{DEAD, Failed},
 };
@@ -18,7 +19,8 @@ pub(crate) async fn consume_in_order(member: Arc<Member>, assigned: Arc<Assigned
             () = assigned.ended() => return,
             next = next(&member, &assigned, order) => next,
         };
-        let Some(_in_hand) = assigned.take_in_hand() else { return };
+        // What was fetched before an operator moved the group is not begun any more.
+        let Some(_in_hand) = assigned.take_in_hand(next.epoch) else { continue };
         let pause = tokio::select! {
             pause = run(&member, &assigned, order, next) => pause,
             () = member.given_up.cancelled() => return,
@@ -64,9 +66,7 @@ async fn next<'a>(member: &'a Member, assigned: &AssignedQueue, order: &Order) -
 /// Makes one call and sees to what comes of it. Answers how long the queue is to wait then.
 async fn run(member: &Member, assigned: &AssignedQueue, order: &Order, next: Next<'_>) -> Option<Duration> {
     let Next { epoch, messages, _entered } = next;
-    let listener = member.listener.as_ref()?;
-    let seen = messages.iter().map(|message| member.as_the_user_sees_it(message)).collect();
-    let Some(failed) = listener.consume(seen).await.into_failed() else {
+    let Called::Failed(failed) = member.call(assigned, &messages).await else {
         assigned.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
         return None;
     };

@@ -23,6 +23,7 @@ pub(crate) struct Failed {
     /// As a broker takes it: 0 lets it decide, below 0 is the dead letter queue.
     pub(crate) delay_level: i32,
     pub(crate) suspend: Option<Duration>,
+    pub(crate) is_panic: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,12 @@ impl Outcome {
         if indexes.is_empty() { Self::done() } else { Self::new(Which::At(indexes), reason) }
     }
 
+    /// No message is done: the listener panicked.
+    pub(crate) fn panicked(text: &str) -> Self {
+        let failed = Failed { is_panic: true, ..Failed::new(Which::From(0), format!("{PANIC}{text}")) };
+        Self(Some(Box::new(failed)))
+    }
+
     /// When the failed messages come again, as a delay level of the broker, from 1 on; 0, the default, lets the broker
     /// choose a longer one each time. For a concurrent listener; an ordered one has [`suspend`](Self::suspend).
     ///
@@ -87,8 +94,7 @@ impl Outcome {
 
     fn new(which: Which, reason: impl Display) -> Self {
         // `{:#}` prints the whole chain of an `anyhow` error.
-        let reason = format!("{reason:#}");
-        Self(Some(Box::new(Failed { which, reason, delay_level: 0, suspend: None })))
+        Self(Some(Box::new(Failed::new(which, format!("{reason:#}")))))
     }
 
     /// What failed, if anything did.
@@ -98,12 +104,26 @@ impl Outcome {
 }
 
 impl Failed {
+    fn new(which: Which, reason: String) -> Self {
+        Self { which, reason, delay_level: 0, suspend: None, is_panic: false }
+    }
+
+    /// How many of so many messages are not done.
+    pub(crate) fn count(&self, messages: usize) -> usize {
+        (0..messages).filter(|index| self.is_failed(*index)).count()
+    }
+
     /// Whether the message at an index is not done.
     pub(crate) fn is_failed(&self, index: usize) -> bool {
         match &self.which {
             Which::From(first) => index >= *first,
             Which::At(indexes) => indexes.binary_search(&index).is_ok(),
         }
+    }
+
+    /// What the listener panicked with.
+    pub(crate) fn panic_text(&self) -> &str {
+        self.reason.strip_prefix(PANIC).unwrap_or(&self.reason)
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -151,6 +171,8 @@ mod sealed {
     impl<E: std::fmt::Display> Sealed for Result<super::Outcome, E> {}
 }
 
+/// What the reason begins with where the listener panicked.
+const PANIC: &str = "panic: ";
 /// The delay level that means the dead letter queue.
 pub(crate) const DEAD: i32 = -1;
 

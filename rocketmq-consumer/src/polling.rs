@@ -110,11 +110,7 @@ impl Member {
                 };
                 let queue = task.queue.clone();
                 let Some(task) = queue.unless_paused(task) else { continue };
-                let Some(in_hand) = task.queue.take_in_hand() else { continue };
-                // Somebody may have chosen another offset since these were fetched.
-                if task.queue.window().epoch() != task.epoch {
-                    continue;
-                }
+                let Some(in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
                 let offsets = task.messages.iter().map(StoredMessage::queue_offset).collect();
                 match polling.auto_commit {
                     true => {
@@ -232,7 +228,7 @@ impl Member {
                 *last = None;
             }
         }
-        let epoch = assigned.move_to(offset);
+        let epoch = assigned.start_over(offset);
         // What was fetched from there on meanwhile stays.
         if let Some(polled) = &assigned.polled {
             polled.keep_only(epoch);

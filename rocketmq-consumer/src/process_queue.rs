@@ -58,15 +58,6 @@ impl ProcessQueue {
         self.fetched_to = Some(offset);
     }
 
-    /// Begins at `offset`, as [`start_at`](Self::start_at), unless the window has started over since `epoch`: false.
-    pub(crate) fn correct(&mut self, epoch: u32, offset: i64) -> bool {
-        let is_current = epoch == self.epoch;
-        if is_current {
-            self.start_at(offset);
-        }
-        is_current
-    }
-
     /// The epoch to hand out with messages.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch
@@ -108,15 +99,20 @@ impl ProcessQueue {
         self.slots.front().map(|slot| slot.offset).or(self.fetched_to)
     }
 
-    /// Where to fetch on. `None` before anything is known.
-    pub(crate) fn fetch_offset(&self) -> Option<i64> {
-        self.fetched_to
-    }
-
     /// The lowest offset beyond `polled` that is not done: of the message that comes next.
     pub(crate) fn next_after(&self, polled: i64) -> Option<i64> {
         let next = self.slots.iter().find(|slot| !slot.done && slot.offset > polled);
         next.map(|slot| slot.offset).or(self.fetched_to)
+    }
+
+    /// The offsets that are not done, in ascending order.
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = i64> {
+        self.slots.iter().filter(|slot| !slot.done).map(|slot| slot.offset)
+    }
+
+    /// The bodies of the messages that are not done.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether another pull may be made. As in Java the limits may be passed by one pull.

@@ -1,5 +1,5 @@
 use crate::{
-    Error, Filter, PushConfig, PushConsumerBuilder,
+    Error, Filter, PushConfig, PushConsumerBuilder, Statistics,
     member::{Handle, Manner, Member},
     wiring::Wiring,
 };
@@ -89,6 +89,23 @@ impl PushConsumer {
     /// Whether the consumer is suspended.
     pub fn is_suspended(&self) -> bool {
         self.0.is_suspended()
+    }
+
+    /// How this consumer does: what it has done and what failed, how fast, and how far behind it is. A snapshot, which asks
+    /// no broker.
+    ///
+    /// ```no_run
+    /// # fn tell(consumer: &rocketmq_consumer::PushConsumer) -> serde_json::Result<()> {
+    /// let statistics = consumer.statistics();
+    /// for (topic, of_topic) in &statistics.topics {
+    ///     println!("{topic}: {} done, {} failed, {} to go", of_topic.done, of_topic.failed, of_topic.lag);
+    /// }
+    /// println!("{}", serde_json::to_string(&statistics)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn statistics(&self) -> Statistics {
+        self.0.statistics()
     }
 
     /// Fetches no more, waits for the listener calls under way, records the offsets, leaves the group and ends all

@@ -6,6 +6,7 @@ use crate::{
     member::Member,
     ordered::consume_in_order,
     process_queue::{Limits, ProcessQueue},
+    statistics::QueueMeter,
 };
 use rocketmq_common::{Error, MessageQueue, message::names::is_retry_topic, protocol::SubscriptionData};
 use std::{
@@ -162,8 +163,9 @@ impl Member {
         let is_ordered = order.is_some();
         let window = ProcessQueue::new(limits);
         let ended = self.stopped.child_token();
-        let assigned =
-            Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order, self.polled_queue()));
+        let meter = QueueMeter::new(self.meters.of(&queue.topic));
+        let polled = self.polled_queue();
+        let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order, polled, meter));
         self.queues().insert(queue, assigned.clone());
         if is_ordered {
             self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));

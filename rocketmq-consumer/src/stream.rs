@@ -1,6 +1,7 @@
 use crate::{
     PushConsumer,
     assigned::{AssignedQueue, InHand},
+    interceptor::{Consumed, Watch},
     member::Member,
     outcome::DEAD,
 };
@@ -13,7 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, time::sleep};
 
@@ -64,9 +65,12 @@ impl Stream for MessageStream {
             }
             if !member.is_suspended() {
                 if let Some(task) = member.dispatcher.take() {
-                    let Some(in_hand) = task.queue.take_in_hand() else { continue };
+                    let Some(in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
                     let message = member.as_the_user_sees_it(&task.messages);
+                    let watch = member.interceptors.before(member.group(), [&message], false);
                     let settling = Settling {
+                        watch,
+                        given_out: Instant::now(),
                         member,
                         runtime: self.runtime.clone(),
                         queue: task.queue,
@@ -114,6 +118,8 @@ struct Settling {
     epoch: u32,
     /// The message as the broker knows it.
     stored: StoredMessage,
+    watch: Option<Watch>,
+    given_out: Instant,
     _in_hand: InHand,
 }
 
@@ -126,6 +132,7 @@ impl Delivery {
     /// The message is done: the group's offset may pass it.
     pub fn ack(mut self) {
         if let Some(settling) = self.settling.take() {
+            settling.tell(Consumed::Done);
             settling.queue.finish(settling.epoch, settling.stored.queue_offset());
         }
     }
@@ -174,6 +181,7 @@ impl Settling {
             // Nothing was recorded for it, so it comes again anyway.
             return;
         }
+        self.tell(Consumed::Failed { messages: 1, reason: "not acknowledged" });
         // Dropped wherever its owner was, perhaps outside of the runtime.
         let runtime = self.runtime.clone();
         let giving_back = async move {
@@ -183,6 +191,14 @@ impl Settling {
             }
         };
         member.tasks.spawn_on(giving_back, &runtime);
+    }
+
+    /// Counts the message, and shows the interceptors what became of it.
+    fn tell(&self, consumed: Consumed<'_>) {
+        self.queue.meter.called(self.given_out, 1, consumed.failed(1));
+        if let Some(watch) = &self.watch {
+            watch.after(consumed);
+        }
     }
 
     async fn give_back_until_taken(&self, delay_level: i32) {

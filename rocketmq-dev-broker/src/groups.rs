@@ -198,6 +198,12 @@ impl Groups {
         members.iter().map(|member| member.client_id.to_string()).collect()
     }
 
+    /// By which connections the members of a group are reached, with their client ids.
+    pub(crate) fn connections(&self, group: &str) -> Vec<(Arc<str>, u64)> {
+        let members = self.consumers.get(group).map(|group| group.members.as_slice()).unwrap_or_default();
+        members.iter().map(|member| (member.client_id.clone(), member.connection)).collect()
+    }
+
     /// What a group wants of a topic: `None` where there is no such group, `Some(None)` where it has not subscribed.
     pub(crate) fn subscription(&self, group: &str, topic: &str) -> Option<Option<&Subscription>> {
         self.consumers.get(group).map(|group| group.subscriptions.get(topic))

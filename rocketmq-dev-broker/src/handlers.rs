@@ -4,6 +4,7 @@ mod clients;
 mod locks;
 mod name_server;
 mod offsets;
+mod operators;
 pub(crate) mod pop;
 pub(crate) mod pull;
 mod recall;
@@ -210,6 +211,10 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::CHECK_CLIENT_CONFIG => Handler::Now(clients::check),
         RequestCode::LOCK_BATCH_MQ => Handler::Now(locks::lock),
         RequestCode::UNLOCK_BATCH_MQ => Handler::Now(locks::unlock),
+        RequestCode::GET_CONSUMER_RUNNING_INFO => Handler::Later(operators::running_info),
+        RequestCode::CONSUME_MESSAGE_DIRECTLY => Handler::Later(operators::consume_directly),
+        RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => Handler::Later(operators::status),
+        RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => Handler::Later(operators::reset),
         RequestCode::VIEW_MESSAGE_BY_ID => Handler::Now(view::by_place),
         _ => Handler::Now(unknown),
     }

@@ -39,7 +39,13 @@ enum State {
 
 /// The connections of a running server, by their ids: where to send what the broker has to say.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<HashMap<u64, mpsc::Sender<Tell>>>);
+pub(crate) struct Peers(Mutex<HashMap<u64, Peer>>);
+
+#[derive(Debug)]
+struct Peer {
+    connection: Connection,
+    notices: mpsc::Sender<Tell>,
+}
 
 /// What a broker tells a client unasked.
 #[derive(Debug)]
@@ -83,14 +89,14 @@ impl Peers {
     pub(crate) fn notify(&self, group: &Arc<str>, connections: &[u64]) {
         let peers = self.lock();
         for peer in connections.iter().filter_map(|connection| peers.get(connection)) {
-            let _ = peer.try_send(Tell::Changed(group.clone()));
+            let _ = peer.notices.try_send(Tell::Changed(group.clone()));
         }
     }
 
     /// Asks a client what became of a half message; answers whether it is still there to be asked.
     pub(crate) fn check(&self, connection: u64, check: CheckTransactionState, message: Bytes) -> bool {
         let peers = self.lock();
-        peers.get(&connection).is_some_and(|peer| peer.try_send(Tell::Check(Box::new(check), message)).is_ok())
+        peers.get(&connection).is_some_and(|peer| peer.notices.try_send(Tell::Check(Box::new(check), message)).is_ok())
     }
 
     /// Hands a reply to a client; `taken` is called with whether it took it.
@@ -102,9 +108,14 @@ impl Peers {
         taken: impl FnOnce(bool) + Send + 'static,
     ) {
         let tell = Tell::Reply(Box::new(reply), body, Taken(Some(Box::new(taken))));
-        let peer = self.lock().get(&connection).cloned();
+        let peer = self.lock().get(&connection).map(|peer| peer.notices.clone());
         // What is not sent is dropped, and so told.
         let _ = peer.map(|peer| peer.try_send(tell));
+    }
+
+    /// A connection that still stands: to ask its client something.
+    pub(crate) fn connection(&self, connection: u64) -> Option<Connection> {
+        self.lock().get(&connection).map(|peer| peer.connection.clone())
     }
 
     /// Whether a connection still stands.
@@ -112,7 +123,7 @@ impl Peers {
         self.lock().contains_key(&connection)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Tell>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Peer>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -255,7 +266,7 @@ fn serve<S: Service>(
     let mut peers = service.peers().lock();
     match Connection::accept(stream, ConnectionOptions::default(), processors.clone()) {
         Ok(connection) => {
-            peers.insert(connection.id(), sender);
+            peers.insert(connection.id(), Peer { connection: connection.clone(), notices: sender });
             drop(peers);
             tasks.spawn(keep(connection, notices, service.clone(), stop.clone()));
         }

@@ -102,6 +102,8 @@ codes! {
         GET_CONSUMER_STATUS_FROM_CLIENT = 221,
         /// An operator moves a group's offsets.
         INVOKE_BROKER_TO_RESET_OFFSET = 222,
+        /// An operator asks for the offsets of a group's consumers.
+        INVOKE_BROKER_TO_GET_CONSUMER_STATUS = 223,
         /// From the broker: a consumer's inner state.
         GET_CONSUMER_RUNNING_INFO = 307,
         /// From the broker: consume this message now.

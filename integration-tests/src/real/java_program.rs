@@ -45,6 +45,10 @@ impl JavaProgram {
     pub fn command(&self, main: impl AsRef<Path>, arguments: &[&str]) -> Result<Command> {
         let quiet = self.folder.path().join("logback.xml");
         std::fs::write(&quiet, QUIET)?;
+        // Where the tools of 4.9 look.
+        let conf = self.folder.path().join("conf");
+        std::fs::create_dir_all(&conf)?;
+        std::fs::write(conf.join("logback_tools.xml"), QUIET)?;
         let folder = self.folder.path().display();
         let mut command = Command::new(&self.java);
         command

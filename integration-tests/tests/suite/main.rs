@@ -33,7 +33,9 @@ mod linger;
 mod moved_offsets;
 mod name_server;
 mod namespace;
+mod observing;
 mod offset_stores;
+mod operators;
 mod ordered;
 mod outage;
 mod outcomes;
@@ -104,6 +106,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
         since_5 popping::what_is_acknowledged_comes_once,
+        real operators::the_jvm_tool_reads_moves_and_uses_a_consumer,
         both ordered::nothing_is_consumed_on_a_lost_lock,
         both ordered::order_holds_while_queues_change_hands,
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
@@ -183,6 +186,15 @@ fn scenarios() -> Vec<Scenario> {
         both pulling::new_queues_of_a_topic_are_told,
         both offset_stores::a_store_of_ones_own_takes_the_place_of_the_brokers,
         both offset_stores::a_store_that_fails_is_asked_again,
+        both observing::interceptors_see_every_outcome,
+        both observing::statistics_tell_what_is_done_what_failed_and_what_is_behind,
+        both operators::running_info_tells_what_is_held_and_how_it_goes,
+        both operators::a_message_is_consumed_directly_once_and_the_operator_hears_how,
+        both operators::a_direct_call_that_hangs_is_given_up_and_a_stream_has_none,
+        both operators::a_group_goes_back_while_messages_are_in_hand,
+        both operators::a_group_goes_forward_while_messages_are_in_hand,
+        both operators::the_clients_of_a_group_say_how_far_they_are,
+        both operators::operators_know_a_group_of_a_namespace_by_its_whole_name,
         real filters::sql_picks_by_properties,
         both filters::sql_that_the_broker_cannot_serve_is_a_typed_error,
         both filters::a_filter_of_ones_own_keeps_messages_from_the_listener,

@@ -1,10 +1,10 @@
 use crate::{
-    Error, StoredMessage,
+    Error, Operated, StoredMessage,
     protocol::{CheckTransactionState, ConsumerData, ProducerData},
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -33,6 +33,7 @@ pub struct TransactionCheck {
 struct Consumer {
     data: ConsumerData,
     changed: Arc<Notify>,
+    operated: Option<Weak<dyn Operated>>,
 }
 
 impl Members {
@@ -67,7 +68,7 @@ impl Members {
         if groups.consumers.contains_key(&data.group_name) {
             return Err(TAKEN);
         }
-        groups.consumers.insert(data.group_name.clone(), Consumer { data, changed });
+        groups.consumers.insert(data.group_name.clone(), Consumer { data, changed, operated: None });
         Ok(())
     }
 
@@ -75,6 +76,17 @@ impl Members {
         if let Some(consumer) = self.groups().consumers.get_mut(&data.group_name) {
             consumer.data = data;
         }
+    }
+
+    pub(super) fn set_operated(&self, group: &str, operated: Weak<dyn Operated>) {
+        if let Some(consumer) = self.groups().consumers.get_mut(group) {
+            consumer.operated = Some(operated);
+        }
+    }
+
+    /// Who answers operators for a consumer group; `None` where nobody does.
+    pub(super) fn operated(&self, group: &str) -> Option<Arc<dyn Operated>> {
+        self.groups().consumers.get(group)?.operated.as_ref()?.upgrade()
     }
 
     /// Takes a producer group out, and answers another one that stays.

@@ -184,6 +184,17 @@ fn checks_of_a_subscription_read_and_write_as_java_writes_them() {
 }
 
 #[test]
+fn what_operators_ask_reads_and_writes_as_java_writes_it() {
+    let (request, ()) = asked::<GetRunningInfo>("000307_running_info_request_550", &[]);
+    assert_eq!((&*request.consumer_group, request.with_stacks), ("m_fail", Some(false)));
+    let info = answered::<GetRunningInfo>("000307_running_info_reply_550");
+    assert_eq!(info.mq_table.0.len(), 5);
+    let (request, ()) = asked::<ResetOffset>("000222_reset_offset_request_550", &[]);
+    assert_eq!((&*request.topic, request.timestamp_ms, request.queue_id), ("m_topic", -1, Some(-1)));
+    assert_eq!(answered::<ResetOffset>("000222_reset_offset_reply_550").offset_table.0.len(), 4);
+}
+
+#[test]
 fn routes_read_and_write_as_java_writes_them() {
     for name in ["request_550", "request_binary_550", "request_497", "request_binary_497"] {
         asked::<GetRoute>(&format!("000105_get_route_{name}"), &[]);
