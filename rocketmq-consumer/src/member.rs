@@ -8,7 +8,8 @@ use crate::{
     offset_file::OffsetFile,
     offset_store::Offsets,
     polling::{Polling, keep_routes},
-    rebalance::rebalance,
+    rebalance::{being_given_up, rebalance},
+    share::Sharing,
     subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
     suspension::Suspension,
     wiring::{Wired, Wiring},
@@ -61,6 +62,7 @@ pub(crate) struct Manner {
     pub(crate) listener: Option<Listener>,
     pub(crate) filter: Option<FilterHook>,
     pub(crate) is_broadcast: bool,
+    pub(crate) sharing: Sharing,
     pub(crate) offset_store: Option<Arc<dyn OffsetStore>>,
     pub(crate) polling: Option<Polling>,
     pub(crate) config: PushConfig,
@@ -68,7 +70,15 @@ pub(crate) struct Manner {
 
 impl Manner {
     pub(crate) fn new(config: PushConfig) -> Self {
-        Self { listener: None, filter: None, is_broadcast: false, offset_store: None, polling: None, config }
+        Self {
+            listener: None,
+            filter: None,
+            is_broadcast: false,
+            sharing: Sharing::default(),
+            offset_store: None,
+            polling: None,
+            config,
+        }
     }
 }
 
@@ -81,6 +91,7 @@ pub(crate) struct Member {
     pub(crate) listener: Option<Listener>,
     filter: Option<FilterHook>,
     pub(crate) is_broadcast: bool,
+    pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
@@ -108,7 +119,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
-        let Manner { listener, filter, is_broadcast, offset_store, polling, mut config } = manner;
+        let Manner { listener, filter, is_broadcast, sharing, offset_store, polling, mut config } = manner;
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
@@ -131,6 +142,7 @@ impl Member {
             listener,
             filter,
             is_broadcast,
+            sharing,
             offsets,
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
@@ -384,8 +396,10 @@ impl Member {
             known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
         };
         let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
+        let given_up = being_given_up(&gone);
         let locked = self.revoke_all(gone).await;
         drop(changing);
+        self.tell_given_up(given_up);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
             for giving_up in locked {
