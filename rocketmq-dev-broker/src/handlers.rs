@@ -1,5 +1,6 @@
 //! What is done with each request.
 
+mod assignment;
 mod clients;
 mod locks;
 mod name_server;
@@ -210,6 +211,8 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::CHECK_CLIENT_CONFIG => Handler::Now(clients::check),
         RequestCode::LOCK_BATCH_MQ => Handler::Now(locks::lock),
         RequestCode::UNLOCK_BATCH_MQ => Handler::Now(locks::unlock),
+        RequestCode::QUERY_ASSIGNMENT => Handler::Now(assignment::query),
+        RequestCode::SET_MESSAGE_REQUEST_MODE => Handler::Now(assignment::set_mode),
         RequestCode::VIEW_MESSAGE_BY_ID => Handler::Now(view::by_place),
         _ => Handler::Now(unknown),
     }
