@@ -398,8 +398,8 @@ impl Member {
         let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
         let given_up = being_given_up(&gone);
         let locked = self.revoke_all(gone).await;
-        drop(changing);
         self.tell_given_up(given_up);
+        drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
             for giving_up in locked {

@@ -69,7 +69,7 @@ impl Member {
         if self.is_broadcast {
             return Ok(Some(Share { queues: route.read_queues().iter().cloned().collect(), members: Some(1) }));
         }
-        if self.sharing.by_broker && !self.is_ordered() {
+        if self.sharing.by_broker {
             match self.ask_broker(topic, &route).await? {
                 Answer::Ours(queues) => return Ok(Some(Share { queues, members: None })),
                 Answer::Nothing => return Ok(None),
@@ -121,6 +121,9 @@ impl Member {
     }
 
     async fn ask_broker(&self, topic: &Arc<str>, route: &TopicRoute) -> Result<Answer, Error> {
+        if self.is_ordered() {
+            return Ok(Answer::NotMine("messages are consumed in order"));
+        }
         let strategy = self.sharing.strategy.name();
         let answer = match self.client.query_assignment(&self.group, topic, strategy).await {
             Err(error) if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {

@@ -364,16 +364,20 @@ impl AllocateStrategy for Counted {
 /// Two members that have brokers share the queues out, and look often.
 async fn two_by_broker(
     cluster: &Cluster,
-    topic: &str,
-    group: &str,
+    (topic, group): (&str, &str),
     strategy: &Counted,
+    ordered: bool,
 ) -> Result<([PushConsumer; 2], [Inbox; 2])> {
     let inboxes = [Inbox::new(), Inbox::new()];
     let member = |inbox: &Inbox| {
         let rebalance_interval = Duration::from_millis(200);
         let config = PushConfig { start_at: StartAt::First, rebalance_interval, ..Default::default() };
         let builder = cluster.consumer(group).config(config).subscribe(topic, Filter::all());
-        builder.allocate(strategy.clone()).allocate_by_broker().listener(inbox.listener()).start()
+        let builder = builder.allocate(strategy.clone()).allocate_by_broker();
+        match ordered {
+            true => builder.ordered_listener(inbox.listener()).start(),
+            false => builder.listener(inbox.listener()).start(),
+        }
     };
     Ok(([member(&inboxes[0]).await?, member(&inboxes[1]).await?], inboxes))
 }
@@ -382,7 +386,7 @@ pub(crate) async fn brokers_share_queues_out(cluster: &Cluster) -> Result<()> {
     for like in [Allocate::by_circle(), Allocate::average()] {
         let (topic, group) = (cluster.topic(5).await?, random_name("group"));
         let (queues, strategy) = (cluster.queues(&topic).await?, Counted::like(like.clone()));
-        let ([one, two], inboxes) = two_by_broker(cluster, &topic, &group, &strategy).await?;
+        let ([one, two], inboxes) = two_by_broker(cluster, (&topic, &group), &strategy, false).await?;
         are_shared_by(&like, &[&one, &two], &queues).await?;
         come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
         cluster.at("one leaves");
@@ -402,18 +406,18 @@ pub(crate) async fn brokers_share_queues_out(cluster: &Cluster) -> Result<()> {
 }
 
 pub(crate) async fn what_brokers_cannot_share_out_the_members_do(cluster: &Cluster) -> Result<()> {
-    let mut strategies = vec![Allocate::consistent_hash(10)];
+    let mut strategies = vec![(Allocate::consistent_hash(10), false), (Allocate::average(), true)];
     if !cluster.is_real() {
         let rule = cluster.dev().on(RequestCode::QUERY_ASSIGNMENT);
         rule.answer(ResponseCode::REQUEST_CODE_NOT_SUPPORTED);
     }
     if !cluster.is_real() || real::version().starts_with("4.") {
-        strategies.push(Allocate::average());
+        strategies.push((Allocate::average(), false));
     }
-    for like in strategies {
+    for (like, ordered) in strategies {
         let (topic, group) = (cluster.topic(6).await?, random_name("group"));
         let (queues, strategy) = (cluster.queues(&topic).await?, Counted::like(like.clone()));
-        let ([one, two], inboxes) = two_by_broker(cluster, &topic, &group, &strategy).await?;
+        let ([one, two], inboxes) = two_by_broker(cluster, (&topic, &group), &strategy, ordered).await?;
         are_shared_by(&like, &[&one, &two], &queues).await?;
         come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
         ensure!(strategy.asked() > 0, "the strategy of the members was never asked");
@@ -426,21 +430,24 @@ pub(crate) async fn what_brokers_cannot_share_out_the_members_do(cluster: &Clust
 pub(crate) async fn a_group_set_to_pop_is_consumed_all_the_same(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (cluster.topic(4).await?, random_name("group"));
     let (queues, strategy) = (cluster.queues(&topic).await?, Counted::like(Allocate::average()));
-    let ([one, two], inboxes) = two_by_broker(cluster, &topic, &group, &strategy).await?;
+    let ([one, two], inboxes) = two_by_broker(cluster, (&topic, &group), &strategy, false).await?;
     are_shared_by(&Allocate::average(), &[&one, &two], &queues).await?;
     come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
     ensure!(strategy.asked() == 0, "the strategy of the members was asked {} times", strategy.asked());
     cluster.at("set to pop");
     let client = cluster.client().await?;
     client.route(&topic.as_str().into()).await?;
-    let set = RequestModeOfGroup {
-        consumer_group: group.clone(),
-        mode: RequestMode::Pop,
-        pop_share_queue_num: 0,
-        topic: topic.clone(),
-    };
     let broker = client.master(&queues[0].broker_name)?;
-    client.call(&broker, &SetRequestMode {}, Json(set), client.request_deadline()).await?;
+    let set_to_pop = async |topic: String| {
+        let set =
+            RequestModeOfGroup { consumer_group: group.clone(), mode: RequestMode::Pop, pop_share_queue_num: 0, topic };
+        client.call(&broker, &SetRequestMode {}, Json(set), client.request_deadline()).await
+    };
+    let of_retry_topic = set_to_pop(retry_topic(&group)).await;
+    ensure!(code(&of_retry_topic) == Some(ResponseCode::NO_PERMISSION), "the retry topic: {of_retry_topic:?}");
+    let of_no_topic = set_to_pop(random_name("none")).await;
+    ensure!(code(&of_no_topic) == Some(ResponseCode::TOPIC_NOT_EXIST), "a topic that is not there: {of_no_topic:?}");
+    set_to_pop(topic.clone()).await?;
     let popped = client.query_assignment(&group, &topic.as_str().into(), "AVG").await?;
     let popped = popped.queues.context("the broker cannot tell")?;
     let is_pop = |it: &Assignment| it.mode == RequestMode::Pop && it.message_queue.queue_id == -1;
@@ -457,6 +464,10 @@ pub(crate) async fn a_group_set_to_pop_is_consumed_all_the_same(cluster: &Cluste
     are_shared_by(&Allocate::average(), &[&two], &queues).await?;
     come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], Some(1)).await?;
     Ok(two.shutdown().await?)
+}
+
+fn code<T>(result: &Result<T, rocketmq_common::remote::Error>) -> Option<ResponseCode> {
+    result.as_ref().err().and_then(|error| error.response_code())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
