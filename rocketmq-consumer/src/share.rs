@@ -162,7 +162,7 @@ macro_rules! sharing_setters {
         /// has nothing to share.
         ///
         /// # Protocol
-        /// Java: `DefaultMQPushConsumer.setAllocateMessageQueueStrategy`.
+        /// Java: `setAllocateMessageQueueStrategy` of `DefaultMQPushConsumer` and `DefaultLitePullConsumer`.
         pub fn allocate(mut self, strategy: impl crate::AllocateStrategy + 'static) -> Self {
             self.manner.sharing.strategy = std::sync::Arc::new(strategy);
             self

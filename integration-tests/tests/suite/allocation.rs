@@ -15,8 +15,8 @@ use rocketmq_common::{
     remote::{Json, RequestCode, ResponseCode},
 };
 use rocketmq_consumer::{
-    Allocate, AllocateError, AllocateStrategy, AssignmentChange, Filter, Members, PushConfig, PushConsumer, StartAt,
-    StoredMessage,
+    Allocate, AllocateError, AllocateStrategy, AssignmentChange, Filter, Members, PullConsumer, PushConfig,
+    PushConsumer, StartAt, StoredMessage,
 };
 use rocketmq_integration_tests::real;
 use std::{
@@ -260,6 +260,35 @@ pub(crate) async fn three_members_share_by_circle(cluster: &Cluster) -> Result<(
     come_once(cluster, &topic, &inboxes.iter().collect::<Vec<_>>(), None).await?;
     for member in members {
         member.shutdown().await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn pullers_share_by_a_strategy_too(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(5).await?, random_name("group"));
+    let told: Arc<Mutex<Vec<AssignmentChange>>> = Arc::default();
+    let mut pullers = Vec::new();
+    for _ in 0..2 {
+        let told = told.clone();
+        let builder = PullConsumer::builder(&group).name_servers([cluster.name_server()]);
+        let builder = builder.subscribe(&topic, Filter::all()).allocate(Allocate::by_circle());
+        pullers.push(builder.on_assignment(move |change| locked(&told).push(change.clone())).start().await?);
+    }
+    eventually(SOON, async || {
+        let numbers = |puller: &PullConsumer| -> BTreeSet<i32> {
+            let own = puller.assigned_queues().into_iter().filter(|queue| *queue.topic == *topic);
+            own.map(|queue| queue.queue_id).collect()
+        };
+        let mut shares: Vec<_> = pullers.iter().map(numbers).collect();
+        shares.sort();
+        ensure!(shares == [BTreeSet::from([0, 2, 4]), BTreeSet::from([1, 3])], "the shares are {shares:?}");
+        let last: Vec<_> = locked(&told).iter().map(|change| change.own.len()).collect();
+        ensure!(last.contains(&2) && last.contains(&3), "they were told of {last:?} queues");
+        Ok(())
+    })
+    .await?;
+    for puller in pullers {
+        puller.shutdown().await?;
     }
     Ok(())
 }

@@ -173,6 +173,7 @@ fn scenarios() -> Vec<Scenario> {
         both allocation::a_strategy_that_fails_changes_nothing,
         both allocation::fixed_queues_belong_to_who_names_them,
         both allocation::three_members_share_by_circle,
+        both allocation::pullers_share_by_a_strategy_too,
         both allocation::changes_of_assignments_are_told,
         since_5 allocation::brokers_share_queues_out,
         both allocation::what_brokers_cannot_share_out_the_members_do,
