@@ -257,13 +257,13 @@ impl Client {
             topic: topic.to_string(),
         };
         let mut failure = Error::BrokerNotFound { broker_name: "".into() };
-        // Every broker knows all members: the first that answers will do, and best the same for all members.
-        for (broker_name, addrs) in route.brokers() {
-            let Some(addr) = addrs.values().next() else { continue };
-            match self.call(addr, &QueryAssignment {}, Json(member.clone()), self.request_deadline()).await {
+        // Every broker and replica knows all members: the first that answers will do, and best the same for all of them.
+        let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
+        for addr in addrs {
+            match self.call(&addr, &QueryAssignment {}, Json(member.clone()), self.request_deadline()).await {
                 Ok(Json(assignments)) => return Ok(assignments),
                 Err(error) => {
-                    tracing::debug!(%broker_name, error = &error as &dyn std::error::Error, "no assignment from here");
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no assignment from here");
                     failure = error.into();
                 }
             }
