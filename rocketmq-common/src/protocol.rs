@@ -3,6 +3,7 @@
 //! Each field's wire name stands here as a literal and nowhere else. Java: the `…RequestHeader` and
 //! `…ResponseHeader` classes named at each declaration; witness: the goldens under `tests/goldens`.
 
+mod assignment;
 mod group;
 mod heartbeat;
 mod lenient;
@@ -16,6 +17,9 @@ mod reply;
 mod route;
 mod transaction;
 
+pub use assignment::{
+    Assignment, Assignments, MemberOfGroup, QueryAssignment, RequestMode, RequestModeOfGroup, SetRequestMode,
+};
 pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
 pub use heartbeat::{
     CheckClientConfig, ClientConfigToCheck, ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat,

@@ -2,6 +2,7 @@ use crate::{
     ConsumeInterceptor, Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
     listener::Listener,
     member::Manner,
+    share::sharing_setters,
     wiring::{Wiring, manner_setters, wiring_setters},
 };
 use rocketmq_common::StoredMessage;
@@ -22,6 +23,7 @@ impl PushConsumerBuilder {
 
     wiring_setters!();
     manner_setters!();
+    sharing_setters!();
 
     /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later; an
     /// [`Outcome`](crate::Outcome) can say more. Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no

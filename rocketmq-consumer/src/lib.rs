@@ -23,6 +23,7 @@
 
 mod allocate;
 mod assigned;
+mod assignment_change;
 mod builder;
 mod call;
 mod config;
@@ -60,6 +61,7 @@ mod pull_once;
 mod push;
 mod rebalance;
 mod send_again;
+mod share;
 mod source;
 mod statistics;
 mod stream;
@@ -69,6 +71,8 @@ mod suspension;
 mod topic_watch;
 mod wiring;
 
+pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResolver};
+pub use assignment_change::AssignmentChange;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;

@@ -10,7 +10,8 @@ use crate::{
     offset_store::Offsets,
     operator::Operators,
     polling::{Polling, keep_routes},
-    rebalance::rebalance,
+    rebalance::{being_given_up, rebalance},
+    share::Sharing,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
     suspension::Suspension,
@@ -65,6 +66,7 @@ pub(crate) struct Manner {
     pub(crate) filter: Option<FilterHook>,
     pub(crate) interceptors: Interceptors,
     pub(crate) is_broadcast: bool,
+    pub(crate) sharing: Sharing,
     pub(crate) offset_store: Option<Arc<dyn OffsetStore>>,
     pub(crate) polling: Option<Polling>,
     pub(crate) config: PushConfig,
@@ -77,6 +79,7 @@ impl Manner {
             filter: None,
             interceptors: Interceptors::default(),
             is_broadcast: false,
+            sharing: Sharing::default(),
             offset_store: None,
             polling: None,
             config,
@@ -96,6 +99,7 @@ pub(crate) struct Member {
     pub(crate) meters: Meters,
     pub(crate) operators: Operators,
     pub(crate) is_broadcast: bool,
+    pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
@@ -123,7 +127,8 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
-        let Manner { listener, filter, interceptors, is_broadcast, offset_store, polling, mut config } = manner;
+        let Manner { listener, filter, interceptors, is_broadcast, sharing, offset_store, polling, mut config } =
+            manner;
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
@@ -149,6 +154,7 @@ impl Member {
             meters: Meters::default(),
             operators: Operators::default(),
             is_broadcast,
+            sharing,
             offsets,
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
@@ -404,7 +410,9 @@ impl Member {
             known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
         };
         let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
+        let given_up = being_given_up(&gone);
         let locked = self.revoke_all(gone).await;
+        self.tell_given_up(given_up);
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {

@@ -3,6 +3,7 @@ use crate::{
     assigned::{AssignedQueue, InHand},
     member::Member,
     polled_queue::PolledQueue,
+    share::Share,
     subscriptions::{now_ms, parse_one, wrapped},
 };
 use rocketmq_common::{MessageQueue, StoredMessage};
@@ -286,8 +287,8 @@ impl Member {
         *assigned.queues() = by_topic.clone();
         self.look_routes_up().await;
         for (topic, subscription) in self.subscriptions().iter() {
-            let share = by_topic.get(topic).cloned().unwrap_or_default();
-            self.take_over(topic, subscription, share, 1).await;
+            let queues = by_topic.get(topic).cloned().unwrap_or_default();
+            self.take_over(topic, subscription, Share { queues, members: Some(1) }).await;
         }
         let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for topic in before.iter().filter(|topic| !by_topic.contains_key(*topic)) {

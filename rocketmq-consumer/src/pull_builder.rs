@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, PullConfig, PullConsumer,
     member::{Manner, Member},
     polling::Polling,
+    share::sharing_setters,
     topic_watch::{TopicListener, watch},
     wiring::{Wiring, manner_setters, wiring_setters},
 };
@@ -38,6 +39,7 @@ impl PullConsumerBuilder {
 
     wiring_setters!();
     manner_setters!();
+    sharing_setters!();
 
     /// Fetches from these queues, and no others, whatever other consumers of the group do: the queues are not shared out,
     /// and the consumer is none of the group's members. It takes the place of subscriptions.

@@ -1,11 +1,11 @@
 use crate::{
-    allocate::{average, sort_members},
     assigned::{AssignedQueue, Order},
     fetch::fetch,
     hold::Hold,
     member::Member,
     ordered::consume_in_order,
     process_queue::{Limits, ProcessQueue},
+    share::Share,
     statistics::QueueMeter,
 };
 use rocketmq_common::{Error, MessageQueue, message::names::is_retry_topic, protocol::SubscriptionData};
@@ -62,7 +62,7 @@ impl Member {
                 share = self.share_of(topic) => share,
             };
             let of_topic = match share {
-                Ok(Some((share, members))) => self.take_over(topic, subscription, share, members).await,
+                Ok(Some(share)) => self.take_over(topic, subscription, share).await,
                 Ok(None) => Balance::Failed,
                 Err(Error::TopicNotFound { .. }) => {
                     // A retry topic comes with the group's first heartbeat, a topic with its first message.
@@ -81,32 +81,12 @@ impl Member {
         balance
     }
 
-    /// Our queues of a topic, and how many members share it; `None` where the brokers do not know us as one of them.
-    async fn share_of(&self, topic: &Arc<str>) -> Result<Option<(BTreeSet<MessageQueue>, usize)>, Error> {
-        let route = self.client.route(topic).await?;
-        if self.is_broadcast {
-            return Ok(Some((route.read_queues().iter().cloned().collect(), 1)));
-        }
-        let mut members = self.client.consumer_list(&self.group, topic).await?;
-        if !members.iter().any(|id| **id == **self.client.id()) {
-            tracing::debug!(group = %self.group, %topic, "not in the member list: heartbeat");
-            self.client.heartbeat_soon();
-            return Ok(None);
-        }
-        sort_members(&mut members);
-        let mut queues = route.read_queues().to_vec();
-        queues.sort();
-        let share = average(&queues, &members, self.client.id());
-        Ok(Some((share.into_iter().collect(), members.len())))
-    }
-
     /// Gives up the queues of a topic that are ours no more, then begins those that are now.
     pub(crate) async fn take_over(
         self: &Arc<Self>,
         topic: &Arc<str>,
         subscription: &Arc<SubscriptionData>,
-        share: BTreeSet<MessageQueue>,
-        members: usize,
+        Share { queues: share, members }: Share,
     ) -> Balance {
         let _changing = self.changing_queues.lock().await;
         if !self.subscriptions().get(topic).is_some_and(|current| Arc::ptr_eq(current, subscription)) {
@@ -117,6 +97,7 @@ impl Member {
             let of_topic = queues.iter().filter(|(queue, _)| queue.topic == *topic);
             of_topic.filter(|(queue, _)| !share.contains(queue)).map(|(_, assigned)| assigned.clone()).collect()
         };
+        let given_up = being_given_up(&lost);
         drop(self.revoke_all(lost).await);
         let new: BTreeSet<_> = {
             let queues = self.queues();
@@ -124,6 +105,7 @@ impl Member {
         };
         if new.is_empty() || self.stopped.is_cancelled() {
             self.share_limits(topic, 0);
+            self.tell_change(topic, Vec::new(), given_up);
             return Balance::Done;
         }
         let wanted = new.len();
@@ -139,12 +121,14 @@ impl Member {
         }
         let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
         // Whoever has the lock knows that the last owner is done.
-        let settle = if members > 1 && !self.locks_queues() { SETTLE } else { Duration::ZERO };
+        let settle = if members != Some(1) && !self.locks_queues() { SETTLE } else { Duration::ZERO };
+        let news = taken.keys().cloned().collect();
         let limits = self.share_limits(topic, taken.len());
         for (queue, order) in taken {
             tracing::info!(group = %self.group, %queue, members, "queue taken");
             self.begin_queue(queue, subscription.clone(), order, limits, settle);
         }
+        self.tell_change(topic, news, given_up);
         balance
     }
 
@@ -241,6 +225,12 @@ impl Member {
         // It may have come back to us meanwhile.
         self.members_changed.notify_one();
     }
+}
+
+/// Those of some queues that nobody has begun to give up yet.
+pub(crate) fn being_given_up(queues: &[Arc<AssignedQueue>]) -> Vec<MessageQueue> {
+    let held = queues.iter().filter(|assigned| !assigned.is_revoked());
+    held.map(|assigned| assigned.queue.clone()).collect()
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);

@@ -17,7 +17,7 @@ use crate::{
     offsets::Offsets,
     pops::{Delivery, Pops, QueueOfGroup},
     record::Stored,
-    server::{Peers, Service},
+    server::{Peers, Server, Service},
     timers::{TIMER_TOPIC, Timers},
 };
 use bytes::{Bytes, BytesMut};
@@ -28,7 +28,7 @@ use rocketmq_common::{
         properties::{Properties, lookup, property},
     },
     pop::PopSource,
-    protocol::Permission,
+    protocol::{Permission, RequestModeOfGroup},
 };
 use rocketmq_remote::Processors;
 use std::{
@@ -36,7 +36,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -76,11 +76,18 @@ pub(crate) struct Broker {
     locks: Mutex<QueueLocks>,
     /// Static topics.
     statics: Mutex<BTreeMap<String, StaticTopic>>,
+    /// How groups get messages, by topic and group, where an operator has said so.
+    request_modes: Mutex<BTreeMap<(String, String), RequestModeOfGroup>>,
+    /// All brokers of the cluster.
+    cluster: OnceLock<Weak<Brokers>>,
     peers: Peers,
     /// A message was delayed, or a pull held, that is due before all others.
     earlier: Notify,
     turn: AtomicU32,
 }
+
+/// The brokers of a cluster, and what listens for each.
+pub(crate) type Brokers = [(Arc<Broker>, Arc<Server>)];
 
 /// The part of a static topic that a broker has. Its own queues have the numbers of those they stand for.
 #[derive(Clone, Debug)]
@@ -143,6 +150,8 @@ impl Broker {
             offsets: Mutex::default(),
             locks: Mutex::default(),
             statics: Mutex::default(),
+            request_modes: Mutex::default(),
+            cluster: OnceLock::new(),
             peers: Peers::default(),
             earlier: Notify::new(),
             turn: AtomicU32::new(0),
@@ -167,6 +176,23 @@ impl Broker {
 
     pub(crate) fn statics(&self) -> MutexGuard<'_, BTreeMap<String, StaticTopic>> {
         lock(&self.statics)
+    }
+
+    pub(crate) fn request_modes(&self) -> MutexGuard<'_, BTreeMap<(String, String), RequestModeOfGroup>> {
+        lock(&self.request_modes)
+    }
+
+    /// Makes the brokers of a cluster known to each of them.
+    pub(crate) fn join(brokers: &Arc<Brokers>) {
+        for (broker, _) in brokers.iter() {
+            let _ = broker.cluster.set(Arc::downgrade(brokers));
+        }
+    }
+
+    /// The brokers of the cluster that run.
+    pub(crate) fn running_brokers(&self) -> Vec<Arc<Self>> {
+        let Some(brokers) = self.cluster.get().and_then(Weak::upgrade) else { return Vec::new() };
+        brokers.iter().filter(|(_, server)| server.is_running()).map(|(broker, _)| broker.clone()).collect()
     }
 
     /// Whether a queue of a static topic is on another broker. Those of other topics never are.

@@ -1,6 +1,6 @@
 use crate::{
     Error,
-    broker::{Broker, BrokerConfig, StaticTopic, VipChannel},
+    broker::{Broker, BrokerConfig, Brokers, StaticTopic, VipChannel},
     faults::{FaultRule, Faults},
     filter::{TagFilter, tag_hash},
     handlers::NameServer,
@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub struct DevCluster {
     name_server: (Arc<NameServer>, Server),
-    brokers: Arc<[(Arc<Broker>, Arc<Server>)]>,
+    brokers: Arc<Brokers>,
     /// Those of the brokers, in the same order.
     vip_channels: Vec<(Arc<VipChannel>, Server)>,
     faults: Arc<Faults>,
@@ -128,6 +128,7 @@ impl DevClusterBuilder {
             brokers.push((broker, Arc::new(server)));
         }
         let brokers: Arc<[_]> = brokers.into();
+        Broker::join(&brokers);
         let name_server = NameServer {
             brokers: brokers.clone(),
             faults: faults.clone(),

@@ -1,5 +1,6 @@
 //! What is done with each request.
 
+mod assignment;
 mod clients;
 mod locks;
 mod name_server;
@@ -215,6 +216,8 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::CONSUME_MESSAGE_DIRECTLY => Handler::Later(operators::consume_directly),
         RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => Handler::Later(operators::status),
         RequestCode::INVOKE_BROKER_TO_RESET_OFFSET => Handler::Later(operators::reset),
+        RequestCode::QUERY_ASSIGNMENT => Handler::Now(assignment::query),
+        RequestCode::SET_MESSAGE_REQUEST_MODE => Handler::Now(assignment::set_mode),
         RequestCode::VIEW_MESSAGE_BY_ID => Handler::Now(view::by_place),
         _ => Handler::Now(unknown),
     }

@@ -6,8 +6,8 @@ mod common;
 
 use common::*;
 use rocketmq_common::protocol::{
-    ConsumerIds, GetConsumerList, GetRoute, LenientJson, LockQueues, QueueName, QueuesOfMember, SendBack, SendMessage,
-    UnlockQueues, UnregisterClient,
+    Assignments, ConsumerIds, GetConsumerList, GetRoute, LenientJson, LockQueues, MemberOfGroup, QueryAssignment,
+    QueueName, QueuesOfMember, SendBack, SendMessage, UnlockQueues, UnregisterClient,
 };
 use rocketmq_dev_broker::{DevCluster, StoredMessage};
 use rocketmq_remote::{Connection, Json, ResponseCode};
@@ -162,4 +162,31 @@ async fn a_queue_belongs_to_who_locked_it() {
     let too_often = SendMessage { reconsume_times: Some(3), max_reconsume_times: Some(2), ..retry };
     send(&connection, &too_often, "given up").await.unwrap();
     assert_eq!(cluster.messages("%DLQ%g").len(), 2);
+}
+
+#[tokio::test]
+async fn queues_of_all_running_brokers_are_shared_out() {
+    let cluster = DevCluster::builder().brokers(2).start().await.unwrap();
+    cluster.create_topic("t", 2);
+    let one = broker(&cluster).await;
+    let query = async || {
+        let member = MemberOfGroup {
+            client_id: "c1".into(),
+            consumer_group: "g".into(),
+            strategy_name: "AVG".into(),
+            topic: "t".into(),
+            ..MemberOfGroup::default()
+        };
+        let Json(Assignments { queues }) = one.call(&QueryAssignment {}, Json(member), soon()).await.unwrap();
+        queues.map(|queues| queues.into_iter().map(|it| (it.message_queue.broker_name, it.message_queue.queue_id)))
+    };
+    assert!(query().await.is_none(), "nobody is in the group");
+    heartbeat(&one, "c1", vec![consumer("g", &[("t", "*", 1)])]).await;
+    let all: Vec<_> = query().await.unwrap().collect();
+    assert_eq!(all, [("broker-a", 0), ("broker-a", 1), ("broker-b", 0), ("broker-b", 1)].map(|(b, id)| (b.into(), id)));
+    let two = broker(&cluster).await;
+    heartbeat(&two, "c0", vec![consumer("g", &[("t", "*", 1)])]).await;
+    assert!(query().await.unwrap().map(|(broker, _)| broker).eq(["broker-b", "broker-b"]));
+    cluster.stop_broker("broker-b").await;
+    assert!(query().await.unwrap().eq([("broker-a".to_owned(), 1)]));
 }

@@ -1,4 +1,4 @@
-//! A Java client beside ours: `integration-tests/java/Interop.java` in a process of its own.
+//! Java clients beside ours: the programs of `integration-tests/java`, each in a process of its own.
 
 use crate::{cluster::Cluster, wait::eventually};
 use anyhow::{Context, Result, bail, ensure};
@@ -16,34 +16,40 @@ use tokio::{
     process::Child,
     sync::{Semaphore, SemaphorePermit},
     task::JoinSet,
+    time::timeout,
 };
 
 /// The running program. Dropping it ends it.
 pub(crate) struct Java {
-    _process: Child,
+    process: Child,
     lines: Arc<Mutex<Vec<String>>>,
     errors: Arc<Mutex<Vec<String>>>,
-    _reading: JoinSet<()>,
+    reading: JoinSet<()>,
     _program: JavaProgram,
     _turn: SemaphorePermit<'static>,
 }
 
 impl Java {
-    /// Starts the program in one of its modes, on a topic.
+    /// Starts `Interop.java` in one of its modes, on a topic.
     pub(crate) async fn start(cluster: &Cluster, mode: &str, topic: &str, name: &str) -> Result<Self> {
+        Self::run("Interop.java", &[mode, cluster.name_server(), topic, name]).await
+    }
+
+    /// Starts a program.
+    pub(crate) async fn run(program: &str, arguments: &[&str]) -> Result<Self> {
         // A Java that starts has a busy machine for itself, as far as that is in our hands.
         static TURNS: Semaphore = Semaphore::const_new(1);
         let turn = TURNS.acquire().await?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("java").join(program);
         let program = JavaProgram::prepare().await?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/Interop.java");
-        let mut command = program.command(source, &[mode, cluster.name_server(), topic, name])?;
+        let mut command = program.command(source, arguments)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().context("no Java client")?;
         let (lines, errors) = (Arc::default(), Arc::default());
         let mut reading = JoinSet::new();
         reading.spawn(keep(process.stdout.take().context("no output")?, Arc::clone(&lines)));
         reading.spawn(keep(process.stderr.take().context("no output")?, Arc::clone(&errors)));
-        Ok(Self { _process: process, lines, errors, _reading: reading, _program: program, _turn: turn })
+        Ok(Self { process, lines, errors, reading, _program: program, _turn: turn })
     }
 
     /// What it has printed of one kind.
@@ -59,6 +65,21 @@ impl Java {
             }
         }
         Ok(events)
+    }
+
+    /// What it has printed, line by line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        locked(&self.lines).clone()
+    }
+
+    /// Has it end, and waits until it has.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        drop(self.process.stdin.take());
+        let status = timeout(PATIENCE, self.process.wait()).await.context("it does not end")??;
+        let errors = locked(&self.errors).join("\n");
+        ensure!(status.success(), "the Java client ended with {status}: {errors}");
+        while self.reading.join_next().await.is_some() {}
+        Ok(())
     }
 
     /// Waits for so many events of one kind.

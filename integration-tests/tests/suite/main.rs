@@ -12,6 +12,7 @@ mod real_clusters;
 mod trials;
 mod wait;
 
+mod allocation;
 mod batches;
 mod broadcast;
 mod calls;
@@ -30,6 +31,7 @@ mod java;
 mod lifecycle;
 mod limits;
 mod linger;
+mod mixed;
 mod moved_offsets;
 mod name_server;
 mod namespace;
@@ -117,6 +119,8 @@ fn scenarios() -> Vec<Scenario> {
         real_changing changes::a_broker_at_another_address_is_found_again,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
+        interop mixed::order_holds_while_queues_move_between_java_and_us,
+        interop mixed::java_members_and_ours_share_queues_exactly,
         interop interop::java_answers_our_requests,
         both group::two_then_three_then_one_member_lose_nothing,
         both send::ten_thousand_messages_from_64_callers_arrive_once,
@@ -129,6 +133,7 @@ fn scenarios() -> Vec<Scenario> {
         both restart::a_restarted_consumer_continues_where_it_stopped,
         both restart::sigterm_under_load_leaves_nothing_done_unrecorded,
         interop interop::we_answer_javas_requests,
+        interop mixed::java_allocates_as_the_goldens_say,
         both lifecycle::two_hundred_producers_and_consumers_leave_nothing_behind,
         alone outage::without_a_name_server_everything_goes_on,
         both name_server::a_dead_entry_delays_no_start,
@@ -167,6 +172,15 @@ fn scenarios() -> Vec<Scenario> {
         embedded control::the_queues_of_a_topic_share_its_limit,
         both corrections::an_offset_beyond_the_end_is_corrected,
         both changes::queues_that_come_are_consumed_and_those_that_go_are_left,
+        both allocation::a_strategy_of_ones_own_decides,
+        both allocation::a_strategy_that_fails_changes_nothing,
+        both allocation::fixed_queues_belong_to_who_names_them,
+        both allocation::three_members_share_by_circle,
+        both allocation::pullers_share_by_a_strategy_too,
+        both allocation::changes_of_assignments_are_told,
+        since_5 allocation::brokers_share_queues_out,
+        both allocation::what_brokers_cannot_share_out_the_members_do,
+        since_5 allocation::a_group_set_to_pop_is_consumed_all_the_same,
         both streams::a_stream_brings_every_message_once,
         both streams::who_acknowledges_nothing_gets_no_more,
         both broadcast::every_member_gets_every_message,

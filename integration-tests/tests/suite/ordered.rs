@@ -143,12 +143,17 @@ fn member(
     cluster.consumer(group).subscribe(topic, Filter::all()).ordered_listener(listener)
 }
 
-fn quick() -> PushConfig {
+pub(crate) fn quick() -> PushConfig {
     PushConfig { start_at: StartAt::First, suspend_time: Duration::from_millis(50), ..Default::default() }
 }
 
 /// Sends `count` messages to each queue, one after the other.
-async fn send_numbered(producer: &Producer, queues: &[MessageQueue], from: usize, count: usize) -> Result<()> {
+pub(crate) async fn send_numbered(
+    producer: &Producer,
+    queues: &[MessageQueue],
+    from: usize,
+    count: usize,
+) -> Result<()> {
     for number in from..from + count {
         for queue in queues {
             let message = Message::new(&*queue.topic, number.to_string());
@@ -159,7 +164,11 @@ async fn send_numbered(producer: &Producer, queues: &[MessageQueue], from: usize
 }
 
 /// Sends to each queue until told to stop; answers how many each got.
-fn keep_sending(producer: Producer, queues: Vec<MessageQueue>, stop: CancellationToken) -> JoinHandle<Result<usize>> {
+pub(crate) fn keep_sending(
+    producer: Producer,
+    queues: Vec<MessageQueue>,
+    stop: CancellationToken,
+) -> JoinHandle<Result<usize>> {
     #[expect(clippy::disallowed_methods, reason = "the scenario awaits the task")]
     tokio::spawn(async move {
         let mut number = 0;

@@ -4,8 +4,9 @@ use super::Client;
 use crate::{
     Error, MessageQueue,
     protocol::{
-        GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, PullMessage, PullResult,
-        QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored, UnregisterClient, UpdateConsumerOffset,
+        Assignments, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, MemberOfGroup, MessageModel,
+        PullMessage, PullResult, QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored,
+        UnregisterClient, UpdateConsumerOffset,
     },
 };
 use bytes::Bytes;
@@ -225,6 +226,44 @@ impl Client {
                 Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => return Ok(Vec::new()),
                 Err(error) => {
                     tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no member list from here");
+                    failure = error.into();
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Asks a broker of `topic` which of its queues belong to this member of a group, shared out by a strategy that the
+    /// broker knows. The names are those on the wire.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route); brokers before 5.0 refuse with
+    /// [`ResponseCode::REQUEST_CODE_NOT_SUPPORTED`].
+    ///
+    /// # Protocol
+    /// Java: `MQClientInstance.queryAssignment`.
+    pub async fn query_assignment(
+        &self,
+        group: &str,
+        topic: &Arc<str>,
+        strategy_name: &str,
+    ) -> Result<Assignments, Error> {
+        let route = self.route(topic).await?;
+        let member = MemberOfGroup {
+            client_id: self.id().to_string(),
+            consumer_group: group.to_owned(),
+            message_model: MessageModel::Clustering,
+            strategy_name: strategy_name.to_owned(),
+            topic: topic.to_string(),
+        };
+        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
+        // Every broker and replica knows all members: the first that answers will do, and best the same for all of them.
+        let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
+        for addr in addrs {
+            match self.call(&addr, &QueryAssignment {}, Json(member.clone()), self.request_deadline()).await {
+                Ok(Json(assignments)) => return Ok(assignments),
+                Err(error) => {
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no assignment from here");
                     failure = error.into();
                 }
             }

@@ -172,6 +172,33 @@ fn locks_read_and_write_as_java_writes_them() {
 }
 
 #[test]
+fn assignments_read_and_write_as_java_writes_them() {
+    let json = |name: &str| -> serde_json::Value { serde_json::from_slice(&golden(name).body).unwrap() };
+    let (_, Json(member)) = asked::<QueryAssignment>("000400_query_assignment_request_550", &[]);
+    assert_eq!((&*member.strategy_name, &*member.topic), ("AVG", "m_topic"));
+    assert_eq!(serde_json::to_value(member).unwrap(), json("000400_query_assignment_request_550"));
+    let Json(assignments) = answered::<QueryAssignment>("000400_query_assignment_reply_550");
+    assert_eq!(serde_json::to_value(&assignments).unwrap(), json("000400_query_assignment_reply_550"));
+    let queues = assignments.queues.unwrap();
+    assert_eq!((queues.len(), queues[0].mode, queues[0].message_queue.queue_id), (1, RequestMode::Pull, 0));
+    let (_, Json(mode)) = asked::<SetRequestMode>("000401_set_request_mode_request_550", &[]);
+    assert_eq!((mode.mode, mode.pop_share_queue_num), (RequestMode::Pop, 2));
+    assert_eq!(serde_json::to_value(mode).unwrap(), json("000401_set_request_mode_request_550"));
+    answered::<SetRequestMode>("000401_set_request_mode_reply_550");
+}
+
+#[test]
+fn assignments_of_a_broker_that_cannot_tell_or_knows_more_modes_are_read() {
+    let read = |json: &str| serde_json::from_str::<Assignments>(json).unwrap().queues;
+    assert_eq!(read("{}"), None);
+    assert_eq!(read(r#"{"messageQueueAssignments":null}"#), None);
+    assert_eq!(read(r#"{"messageQueueAssignments":[]}"#), Some(Vec::new()));
+    let queue = r#"{"messageQueue":{"brokerName":"b","queueId":-1,"topic":"T"},"mode":"PEEK","attachments":{"a":"b"}}"#;
+    let queues = read(&format!(r#"{{"messageQueueAssignments":[{queue}]}}"#)).unwrap();
+    assert_eq!((queues[0].mode, queues[0].message_queue.queue_id), (RequestMode::Other, -1));
+}
+
+#[test]
 fn checks_of_a_subscription_read_and_write_as_java_writes_them() {
     for version in ["550", "497"] {
         let name = format!("000046_check_client_config_request_{version}");

@@ -2,10 +2,10 @@
 
 use super::{Outcome, Refusal, Tasks, done, named_codes, not_supported, receive};
 use crate::{
-    broker::{Broker, CLUSTER},
+    broker::{Broker, Brokers, CLUSTER},
     faults::{Faults, Place},
     protocol::{GetValue, PutValue, Value},
-    server::{Peers, Server, Service},
+    server::{Peers, Service},
 };
 use rocketmq_common::protocol::{
     BrokerData, GetRoute, LenientJson, MASTER_ID, QueueData, QueueMapping, TopicRouteData,
@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// A name server that knows the brokers of its cluster, as long as they run.
 #[derive(Debug)]
 pub(crate) struct NameServer {
-    pub(crate) brokers: Arc<[(Arc<Broker>, Arc<Server>)]>,
+    pub(crate) brokers: Arc<Brokers>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop_all: CancellationToken,
