@@ -4,10 +4,12 @@ use crate::{
     cluster::Cluster,
     real_clusters::{RealClusters, Use},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rocketmq_integration_tests::real::{self, JavaProgram, Source};
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -88,7 +90,10 @@ impl Scenario {
     ) -> Self {
         let run = move |runtime: &Runtime, cluster: &Cluster| {
             let limited = async { timeout(LIMIT, run(cluster)).await };
-            let result = runtime.block_on(limited);
+            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited))).map_err(|panic| {
+                let text = panic_text(panic.as_ref()).unwrap_or("with what is no text");
+                anyhow!("panicked: {text}")
+            })?;
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
         Self { name, real, on_dev_broker: true, since_5: false, needs_java: false, run: Arc::new(run) }
@@ -244,12 +249,14 @@ fn with_runtime(name: &str, run: impl FnOnce(&Runtime) -> Result<()>) -> Result<
 pub(crate) fn quiet_panics() {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        if text != Some(ON_PURPOSE) {
+        if panic_text(panic.payload()) != Some(ON_PURPOSE) {
             loud(panic);
         }
     }));
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str))
 }
 
 /// What a listener panics with.
