@@ -6,7 +6,10 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rocketmq_integration_tests::real::{self, JavaProgram, Source};
+use rocketmq_integration_tests::{
+    real::{self, JavaProgram, Source},
+    second_look::SecondLook,
+};
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -101,7 +104,12 @@ impl Scenario {
 }
 
 /// Every scenario as one trial for each cluster.
-pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arguments: &Arguments) -> Vec<Trial> {
+pub(crate) fn trials(
+    scenarios: Vec<Scenario>,
+    clusters: &Arc<RealClusters>,
+    second_look: &Arc<SecondLook>,
+    arguments: &Arguments,
+) -> Vec<Trial> {
     let availability = Availability::of_this_run();
     if !arguments.list {
         availability.tell();
@@ -119,7 +127,8 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
             _ if since_5 && is_old => &too_old,
             _ => &availability,
         };
-        on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
+        on_real
+            .extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone(), second_look)));
         if needs_java && no_java.is_some() {
             on_dev_broker.extend(no_java.as_ref().map(|no_java| no_java.not_run(format!("embedded::{name}"))));
             continue;
@@ -142,6 +151,7 @@ fn on_real_one(
     availability: &Availability,
     clusters: Arc<RealClusters>,
     run: Run,
+    second_look: &Arc<SecondLook>,
 ) -> Trial {
     let (scenario, name) = (name, format!("real::{name}"));
     let ignored = |reason: &str| {
@@ -156,10 +166,12 @@ fn on_real_one(
         Availability::Here { given: true } if real == Use::Pair => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to set up").with_kind("not ours to set up")
         }
-        Availability::Here { .. } => Trial::test(name, move || {
-            with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
-        })
-        .with_kind(format!("RocketMQ {}", real::version())),
+        Availability::Here { .. } => {
+            let trial = second_look.trial(name, move || {
+                with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
+            });
+            trial.with_kind(format!("RocketMQ {}", real::version()))
+        }
         not_here => not_here.not_run(name),
     }
 }
