@@ -20,6 +20,8 @@
 //! recorded never passes a message that is not done: every message is consumed at least once.
 
 mod allocate;
+#[cfg(test)]
+mod alone;
 mod assigned;
 mod builder;
 mod config;
