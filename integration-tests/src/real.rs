@@ -7,9 +7,13 @@ mod docker;
 mod jars;
 mod java;
 mod java_program;
+mod leftovers;
+mod machine;
+mod place;
 mod probe;
 mod server;
 mod supervise;
+mod symptoms;
 
 use std::{
     path::{Path, PathBuf},
@@ -166,7 +170,7 @@ struct Ours {
     name_server: Box<dyn Server>,
     brokers: Vec<Box<dyn Server>>,
     replicas: Vec<Box<dyn Server>>,
-    _folder: TempFolder,
+    folder: TempFolder,
 }
 
 impl RealCluster {
@@ -186,7 +190,7 @@ impl RealCluster {
         loop {
             match Self::start_once(&options, jars.as_ref()).await {
                 Err(error) if attempt < PORT_ATTEMPTS && is_taken_port(&error) => attempt += 1,
-                result => return result,
+                result => return result.with_context(|| machine::state(&std::env::temp_dir())),
             }
         }
     }
@@ -228,7 +232,7 @@ impl RealCluster {
             name_server: address(&name_server_port),
             replicas: addresses.split_off(options.brokers),
             brokers: addresses,
-            ours: Some(Ours { name_server, brokers: servers, replicas, _folder: folder }),
+            ours: Some(Ours { name_server, brokers: servers, replicas, folder }),
         };
         cluster.start_name_server().await?;
         // All boot at once: most of a boot is waiting.
@@ -326,6 +330,19 @@ impl RealCluster {
             }
         }
         Ok(())
+    }
+
+    /// What may have made a scenario fail without showing in it, in five lines at most: how full the disk and the
+    /// memory are, whether the brokers run, and whether their logs tell of a full disk. Empty for a cluster of the
+    /// user's own, which may be on another machine.
+    pub fn state(&mut self) -> String {
+        let Some(Ours { brokers, folder, .. }) = &mut self.ours else { return String::new() };
+        let of_broker = |broker: &mut Box<dyn Server>| {
+            let runs = if broker.is_running().unwrap_or(false) { "runs" } else { "does not run" };
+            format!("{} {runs}; {}", broker.name(), symptoms::of_full_disk(&broker.output()))
+        };
+        let lines = brokers.iter_mut().take(4).map(of_broker);
+        std::iter::once(machine::state(folder.path())).chain(lines).collect::<Vec<_>>().join("\n")
     }
 
     async fn wait_for_broker(&mut self, index: usize) -> Result<()> {

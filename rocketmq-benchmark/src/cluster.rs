@@ -28,6 +28,13 @@ impl Cluster {
         self.embedded.is_some()
     }
 
+    /// Creates a topic, if the broker is in this process.
+    pub(crate) fn create_topic(&self, topic: &str, queues: usize) {
+        if let Some(cluster) = &self.embedded {
+            cluster.create_topic(topic, i32::try_from(queues).unwrap_or(i32::MAX));
+        }
+    }
+
     pub(crate) async fn close(self) {
         if let Some(cluster) = self.embedded {
             cluster.shutdown().await;

@@ -80,7 +80,7 @@ async fn fill(cluster: &Cluster, args: &ConsumeArgs) -> anyhow::Result<()> {
 }
 
 /// A name no group has had before.
-fn fresh_group() -> String {
+pub(crate) fn fresh_group() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("rocketmq-benchmark-{}-{}", now.as_millis(), std::process::id())
 }

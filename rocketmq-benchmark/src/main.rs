@@ -3,6 +3,7 @@
 mod cluster;
 mod consume;
 mod floor;
+mod idle;
 mod latency;
 mod process;
 mod produce;
@@ -44,6 +45,11 @@ enum Command {
     ///
     /// One blocking thread and one connection, frames that were encoded before, and answers that are only counted.
     Floor(FloorArgs),
+    /// Consumes from many queues in which nothing happens: what a consumer costs that has nothing to do.
+    ///
+    /// Creates the topics, puts a message into each queue, starts one consumer of all of them, waits until a message of
+    /// every queue has come, and measures from 6 s later on.
+    Idle(IdleArgs),
 }
 
 /// What all subcommands take.
@@ -109,6 +115,30 @@ struct FloorArgs {
     consume: bool,
 }
 
+#[derive(Clone, Debug, clap::Args)]
+struct IdleArgs {
+    /// Name server, HOST:PORT; several with `;` between them; `embedded` for one in this process.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9876", value_parser = name_server)]
+    name_server: String,
+    /// Topics. They stay, and are used again by the next run.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = number(1, 1000))]
+    topics: usize,
+    /// Queues of a topic on each broker.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = number(1, 1000))]
+    queues: usize,
+    /// How long to measure.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds())]
+    seconds: Duration,
+    /// Stops if not all queues have been pulled after so many seconds, reports what there is, and exits with 1.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds())]
+    timeout: Duration,
+    /// Prints one line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    threads: Threads,
+}
+
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Threads {
     /// Threads that run the client: 1 is tokio's current-thread runtime, more are its multi-thread runtime with so many
@@ -145,8 +175,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     check_together(&cli.command).unwrap_or_else(|error| error.exit());
     match run(&cli.command) {
-        Ok(Outcome { report, json, trouble }) => {
-            println!("{}", if json { report.to_json() } else { report.to_table() });
+        Ok(Outcome { figures, trouble }) => {
+            println!("{figures}");
             match trouble {
                 None => ExitCode::SUCCESS,
                 Some(trouble) => {
@@ -165,24 +195,26 @@ fn main() -> ExitCode {
 /// What a run came to.
 #[derive(Debug)]
 struct Outcome {
-    report: Report,
-    json: bool,
+    /// As they are printed.
+    figures: String,
     /// Why not all went well.
     trouble: Option<String>,
 }
 
 fn run(command: &Command) -> anyhow::Result<Outcome> {
-    let (common, threads) = match command {
-        Command::Produce(args) => (&args.common, args.threads.threads),
-        Command::Consume(args) => (&args.common, args.threads.threads),
-        Command::Floor(args) => (&args.common, 1),
+    let printed = |common: &Common, (report, trouble): (Report, _)| {
+        (if common.json { report.to_json() } else { report.to_table() }, trouble)
     };
-    let (report, trouble) = match command {
-        Command::Produce(args) => runtime(threads)?.block_on(produce::run(args))?,
-        Command::Consume(args) => runtime(threads)?.block_on(consume::run(args))?,
-        Command::Floor(args) => floor::run(args)?,
+    let (figures, trouble) = match command {
+        Command::Produce(args) => printed(&args.common, runtime(args.threads.threads)?.block_on(produce::run(args))?),
+        Command::Consume(args) => printed(&args.common, runtime(args.threads.threads)?.block_on(consume::run(args))?),
+        Command::Floor(args) => printed(&args.common, floor::run(args)?),
+        Command::Idle(args) => {
+            let (report, trouble) = runtime(args.threads.threads)?.block_on(idle::run(args))?;
+            (if args.json { report.to_json() } else { report.to_table() }, trouble)
+        }
     };
-    Ok(Outcome { report, json: common.json, trouble })
+    Ok(Outcome { figures, trouble })
 }
 
 fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -256,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_option_has_a_default() {
-        for command in ["produce", "consume", "floor"] {
+        for command in ["produce", "consume", "floor", "idle"] {
             let cli = Cli::try_parse_from(["rocketmq-benchmark", command]).unwrap();
             assert!(check_together(&cli.command).is_ok());
         }
@@ -277,6 +309,9 @@ mod tests {
             ["consume", "--concurrency", "0"],
             ["consume", "--topic", ""],
             ["floor", "--name-server", "here"],
+            ["idle", "--topics", "0"],
+            ["idle", "--queues", "1001"],
+            ["idle", "--seconds", "0"],
         ] {
             let text = refused(&arguments);
             assert!(text.contains(arguments[1]), "{text}");

@@ -72,19 +72,24 @@ impl Report {
             ("latency p99 (us)", latency(self.p99_us)),
             ("peak memory (MiB)", self.peak_rss_mb.map_or_else(unknown, |mib| format!("{mib:.1}"))),
         ];
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_BORDERS_ONLY);
-        for (name, value) in rows {
-            table.add_row([name.to_owned(), value]);
-        }
-        if let Some(values) = table.column_mut(1) {
-            values.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
+        table(rows)
     }
 }
 
-fn rounded(value: f64, digits: i32) -> f64 {
+/// Names and their values, one a row.
+pub(crate) fn table(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY);
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
+    if let Some(values) = table.column_mut(1) {
+        values.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let factor = 10_f64.powi(digits);
     (value * factor).round() / factor
 }
@@ -99,7 +104,7 @@ fn whole(value: f64) -> u64 {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

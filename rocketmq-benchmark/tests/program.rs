@@ -38,6 +38,14 @@ fn what_is_sent_first_is_consumed() {
 }
 
 #[test]
+fn an_idle_consumer_has_all_queues_and_a_share_of_a_core() {
+    let figures = figures("idle", &["--topics", "3", "--queues", "5", "--seconds", "1"]);
+    assert_eq!((&figures["mode"], &figures["with_broker"]), (&"idle".into(), &true.into()));
+    assert_eq!((&figures["topics"], &figures["queues"]), (&3.into(), &15.into()), "{figures}");
+    assert!(figures["secs"].as_f64().unwrap() >= 1.0, "{figures}");
+}
+
+#[test]
 fn without_json_there_is_a_table() {
     let output = run(&["produce", "--name-server", "embedded", "--messages", "50"]);
     let table = String::from_utf8(output.stdout).unwrap();
@@ -56,7 +64,7 @@ fn the_time_limit_ends_a_run_which_then_reports_what_there_is() {
 
 #[test]
 fn a_name_server_that_is_not_there_is_one_readable_error() {
-    for command in ["produce", "consume", "floor"] {
+    for command in ["produce", "consume", "floor", "idle"] {
         let output = run(&[command, "--name-server", "127.0.0.1:1"]);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");

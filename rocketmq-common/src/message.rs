@@ -1,15 +1,16 @@
 //! Messages: what is sent, what is received, and how both travel.
 
 pub mod batch;
+mod error;
 pub mod id;
 pub mod layout;
 pub mod names;
 pub mod properties;
+mod queue;
 mod record;
 mod reply;
 mod stored;
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,10 +18,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 pub use batch::{BatchItem, BatchItems, check_batch, decode_batch, encode_batch};
+pub use error::MessageError;
 pub use id::{OffsetId, OffsetIdError, UniqueIdGenerator, local_ip};
 pub use layout::{CorruptCause, CorruptRecord, DecodeLimits, Records, decode_records};
 pub use names::{NameError, NameKind};
 pub use properties::{Properties, property};
+pub use queue::MessageQueue;
 pub use record::{Record, RecordError};
 pub use stored::StoredMessage;
 
@@ -30,50 +33,6 @@ pub use stored::StoredMessage;
 /// `REAL_TOPIC` and `REAL_QID` of delayed messages (160), and the timer's own times (90); the rest is for longer names
 /// of region and cluster.
 pub const MAX_PROPERTIES_BYTES: usize = 32_767 - 512;
-
-/// One queue of a topic on one broker.
-///
-/// Cheap to clone. Ordered as in Java (topic, then broker name, both by UTF-16 code units, then queue id), since all
-/// members of a group have to sort the queues alike to share them out.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MessageQueue {
-    /// Name of the topic.
-    pub topic: Arc<str>,
-    /// Name of the broker.
-    pub broker_name: Arc<str>,
-    /// Number of the queue on that broker, from 0.
-    pub queue_id: i32,
-}
-
-impl MessageQueue {
-    /// Names a queue.
-    pub fn new(topic: impl Into<Arc<str>>, broker_name: impl Into<Arc<str>>, queue_id: i32) -> Self {
-        Self { topic: topic.into(), broker_name: broker_name.into(), queue_id }
-    }
-}
-
-impl Ord for MessageQueue {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let as_java = |a: &Arc<str>, b: &Arc<str>| {
-            if Arc::ptr_eq(a, b) { Ordering::Equal } else { a.encode_utf16().cmp(b.encode_utf16()) }
-        };
-        as_java(&self.topic, &other.topic)
-            .then_with(|| as_java(&self.broker_name, &other.broker_name))
-            .then_with(|| self.queue_id.cmp(&other.queue_id))
-    }
-}
-
-impl PartialOrd for MessageQueue {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl fmt::Display for MessageQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.topic, self.broker_name, self.queue_id)
-    }
-}
 
 /// A message to send.
 ///
@@ -361,125 +320,6 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Why a message cannot be sent.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// The topic has a name that brokers refuse.
-    #[error("the topic cannot be sent to")]
-    Topic {
-        /// What is wrong with the name.
-        source: NameError,
-    },
-    /// The topic is one of the brokers' own.
-    #[error("the topic {topic} is for brokers only")]
-    ForbiddenTopic {
-        /// Name of the topic.
-        topic: String,
-    },
-    /// The body is empty.
-    #[error("the body is empty")]
-    EmptyBody,
-    /// The body is larger than allowed.
-    #[error("the body has {size} bytes, at most {max} are allowed")]
-    BodyTooLarge {
-        /// Bytes in the body.
-        size: usize,
-        /// Bytes allowed.
-        max: usize,
-    },
-    /// The text of the properties is longer than allowed.
-    #[error("the properties take {size} bytes, at most {max} are allowed")]
-    PropertiesTooLarge {
-        /// Bytes of the text.
-        size: usize,
-        /// Bytes allowed.
-        max: usize,
-    },
-    /// The name of the property belongs to clients and brokers.
-    #[error("the property {name} is reserved")]
-    ReservedProperty {
-        /// Name of the property.
-        name: String,
-    },
-    /// The property has no name, or nothing but white space.
-    #[error("a property has a blank name")]
-    BlankPropertyName,
-    /// The property has no value, or nothing but white space.
-    #[error("the value of the property {name} is blank")]
-    BlankProperty {
-        /// Name of the property.
-        name: String,
-    },
-    /// The name or the value of the property holds a byte 0x01 or 0x02, which divide properties.
-    #[error("the property {name:?} holds a byte 0x01 or 0x02")]
-    SeparatorInProperty {
-        /// Name of the property.
-        name: String,
-    },
-    /// The names of further light queues hold a path separator.
-    #[error("the property {} holds a path separator", property::INNER_MULTI_DISPATCH)]
-    PathInDispatch,
-    /// The delay level is less than 0.
-    #[error("the delay level {level} is negative")]
-    NegativeDelayLevel {
-        /// The level.
-        level: i32,
-    },
-    /// The message has both a delay level and a time of delivery; brokers would drop the time.
-    #[error("the message has the delay level {level} and a time of delivery, only one can hold")]
-    DelayLevelAndTimer {
-        /// The level.
-        level: i32,
-    },
-    /// The time of delivery is before 1970.
-    #[error("the time of delivery is before 1970")]
-    DeliveryBeforeEpoch,
-    /// The time of delivery is too far away to be written down.
-    #[error("the time of delivery is too far away ({time:?})")]
-    DeliveryTooLate {
-        /// The delay, or the time since the epoch.
-        time: Duration,
-    },
-    /// The message that is to be replied to is no request: it lacks a property that says where a reply goes.
-    #[error("message {message_id} asks for no reply: it has no property {missing}")]
-    NotARequest {
-        /// Id of the message.
-        message_id: String,
-        /// Name of the property.
-        missing: &'static str,
-    },
-    /// The message is a reply, which cannot ask for another one.
-    #[error("a reply cannot be a request")]
-    ReplyAsRequest,
-    /// A message of a batch is a reply, which brokers hand on one at a time.
-    #[error("a message of a batch cannot be a reply")]
-    ReplyInBatch,
-    /// A batch has no messages.
-    #[error("the batch is empty")]
-    EmptyBatch,
-    /// The messages of a batch are for several topics.
-    #[error("the messages of a batch are for the topics {first} and {other}, only one can be")]
-    TopicsInBatch {
-        /// Topic of the first message.
-        first: String,
-        /// Topic of another.
-        other: String,
-    },
-    /// A batch is for a topic of messages to consume again.
-    #[error("a batch cannot go to the retry topic {topic}")]
-    RetryTopicInBatch {
-        /// Name of the topic.
-        topic: String,
-    },
-    /// A message of a batch is delayed.
-    #[error("a message of a batch cannot be delayed")]
-    DelayInBatch,
-    /// The messages of a batch differ in whether the broker waits for disk and replicas.
-    #[error("the messages of a batch differ in whether the broker waits for disk and replicas")]
-    WaitStoreInBatch,
-}
-
 /// Frames of real peers, for the tests of this layer.
 #[cfg(test)]
 pub(crate) mod goldens {
@@ -647,18 +487,6 @@ mod tests {
     #[test]
     fn a_path_among_light_queues_is_refused() {
         assert_eq!(problem(message().property("INNER_MULTI_DISPATCH", "a/b")), MessageError::PathInDispatch);
-    }
-
-    #[test]
-    fn queues_sort_as_in_java() {
-        let queue = MessageQueue::new;
-        // U+FFFD sorts behind U+1F680 in UTF-16 and before it in UTF-8.
-        let sorted = [queue("a", "b", 10), queue("a", "c", 2), queue("\u{1F680}", "a", 0), queue("\u{FFFD}", "a", 0)];
-        let mut queues = sorted.clone();
-        queues.reverse();
-        queues.sort();
-        assert_eq!(queues, sorted);
-        assert_eq!(queue("topic", "broker-a", 3).to_string(), "topic/broker-a/3");
     }
 
     #[test]

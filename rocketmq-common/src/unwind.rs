@@ -2,10 +2,10 @@
 
 use std::{
     any::Any,
-    future::Future,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    task::{Context, Poll},
+    pin::pin,
+    task::Poll,
 };
 
 /// Calls `start` and awaits the future it returns. A panic of either becomes `Err` with the panic's text.
@@ -14,20 +14,12 @@ use std::{
 /// The text of the panic.
 pub async fn unwinding<F: Future>(start: impl FnOnce() -> F) -> Result<F::Output, String> {
     let future = catch_unwind(AssertUnwindSafe(start)).map_err(|panic| text(&*panic))?;
-    Unwinding(Box::pin(future)).await
-}
-
-struct Unwinding<F>(Pin<Box<F>>);
-
-impl<F: Future> Future for Unwinding<F> {
-    type Output = Result<F::Output, String>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(text(&*panic))),
-        }
-    }
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(text(&*panic))),
+    })
+    .await
 }
 
 fn text(panic: &(dyn Any + Send)) -> String {

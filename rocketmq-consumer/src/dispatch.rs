@@ -295,3 +295,6 @@ pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch
 const RETRY_HERE_AFTER: Duration = Duration::from_secs(5);
 /// Java: `ProcessQueue.cleanExpiredMsg`.
 const TIMED_OUT_LEVEL: i32 = 3;
+
+#[cfg(test)]
+mod tests;

@@ -372,3 +372,6 @@ async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, crat
 /// How much longer than the long poll an answer may take.
 const PULL_GRACE: Duration = Duration::from_secs(15);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+
+#[cfg(test)]
+mod tests;

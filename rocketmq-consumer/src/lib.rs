@@ -22,6 +22,8 @@
 //! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
 
 mod allocate;
+#[cfg(test)]
+mod alone;
 mod assigned;
 mod assignment_change;
 mod builder;

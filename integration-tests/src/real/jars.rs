@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::Mutex;
 
 use super::{
-    POLL, last_lines,
+    POLL, last_lines, leftovers,
     supervise::{Supervised, TempFolder},
 };
 
@@ -38,6 +38,7 @@ pub(super) async fn fetched(version: &str, mvn: &Path) -> Result<PathBuf> {
 /// Fetches into a folder of its own, which takes its name only once whole: an interrupted fetch is never used, and of
 /// two processes that fetch the same, the first to finish wins.
 async fn fetch(version: &str, mvn: &Path, all: &Path, wanted: &Path) -> Result<()> {
+    leftovers::remove_from(all);
     let folder = TempFolder::new(all, |_| Vec::new())?;
     let fetched = folder.path().join("fetched");
     fs::create_dir(&fetched)?;

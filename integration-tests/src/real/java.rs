@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Role, Server, Signal,
+    Role, Server, Signal, place,
     server::{Kind, add_property},
     supervise::{Supervised, TempFolder},
 };
@@ -24,6 +24,10 @@ const OPENED: [&str; 5] = [
 ];
 const NAME_SERVER_MEMORY: [&str; 2] = ["-Xmx256m", "-XX:+UseSerialGC"];
 const BROKER_MEMORY: [&str; 3] = ["-Xms1g", "-Xmx1536m", "-XX:MaxDirectMemorySize=1g"];
+/// When a disk is so full that a broker stores no more, and when it removes what it has stored. 5.x takes 0.90 and 0.85
+/// at most.
+const FULL_DISK: [&str; 2] =
+    ["-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98", "-Drocketmq.broker.diskSpaceCleanForciblyRatio=0.97"];
 
 /// Warnings to standard output, for the time when a server does not come up. `PACKAGE` is where the log library lives.
 const LOGBACK: &str = r#"<configuration>
@@ -37,7 +41,7 @@ const LOGBACK: &str = r#"<configuration>
 
 /// Prepares the servers in a new folder that holds all they write.
 pub(super) fn servers(roles: Vec<Role>, java: &Path, lib: &Path) -> Result<(TempFolder, Vec<Box<dyn Server>>)> {
-    let folder = TempFolder::new(&std::env::temp_dir(), |_| Vec::new())?;
+    let folder = TempFolder::new(&place::of_data(), |_| Vec::new())?;
     let servers = roles
         .into_iter()
         .map(|role| {
@@ -84,7 +88,7 @@ impl JavaServer {
         let mut command = Command::new(java);
         match role.kind {
             Kind::NameServer => command.args(NAME_SERVER_MEMORY),
-            Kind::Broker => command.args(BROKER_MEMORY).arg("-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98"),
+            Kind::Broker => command.args(BROKER_MEMORY).args(FULL_DISK),
         };
         command
             .args(OPENED)

@@ -1,7 +1,8 @@
 //! Processes and folders that do not outlive this process, whether it returns, panics, exits or is killed.
 //!
 //! Each hangs on a pipe whose other end only we hold. When it closes, by our hand or because the system closed it for
-//! us, a shell on the far side does the rest. So nothing depends on a destructor that may never run.
+//! us, a shell on the far side does the rest. So nothing depends on a destructor that may never run. Where that shell is
+//! killed as well, the next run removes the folder.
 
 use std::{
     fs::File,
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::Signal;
+use super::{Signal, leftovers};
 
 /// Runs its arguments as a command, tells the pid, and kills it when standard input ends.
 ///
@@ -124,9 +125,10 @@ impl TempFolder {
     /// path of the new folder.
     pub(super) fn new(parent: &Path, before_removal: impl FnOnce(&Path) -> Vec<String>) -> Result<Self> {
         let folder = tempfile::Builder::new()
-            .prefix("rocketmq-")
+            .prefix(leftovers::PREFIX)
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        leftovers::mark(folder.path()).with_context(|| format!("cannot write into {}", folder.path().display()))?;
         let mut cleaner = shell(CLEAN_UP)
             .arg(folder.path())
             .args(before_removal(folder.path()))

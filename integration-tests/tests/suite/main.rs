@@ -2,7 +2,8 @@
 //! this process, and as `real::name`, against real Apache RocketMQ.
 //!
 //! Where no real one can be had those trials are listed as ignored, with the reason. `ROCKETMQ_TEST_REAL=required`
-//! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose.
+//! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose. `ROCKETMQ_TEST_RETRY=1` gives up to five
+//! that failed on the real one a second go, alone, and says so.
 
 mod child;
 mod cluster;
@@ -62,6 +63,7 @@ mod vip;
 
 use libtest_mimic::Arguments;
 use real_clusters::RealClusters;
+use rocketmq_integration_tests::second_look::SecondLook;
 use std::{process::ExitCode, sync::Arc};
 use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
@@ -309,9 +311,11 @@ fn main() -> ExitCode {
     // Most of a scenario is waiting.
     arguments.test_threads = arguments.test_threads.or(Some(trials::THREADS));
     let clusters = Arc::new(RealClusters::default());
-    let trials = trials(scenarios(), &clusters, &arguments);
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let second_look = Arc::new(SecondLook::of_this_run());
+    let trials = trials(scenarios(), &clusters, &second_look, &arguments);
+    let all_passed = second_look.run(&arguments, trials);
     // The servers end here, not in a destructor that `exit` would skip.
     clusters.end();
-    conclusion.exit_code()
+    // As test programs do.
+    if all_passed { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
 
 /// What a scenario does with the real cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,11 @@ impl RealClusters {
             Use::Replicated => &self.replicated,
         };
         let servers = slot.get(real, runtime)?;
-        run(&runtime.block_on(Cluster::real(servers)))
+        let result = run(&runtime.block_on(Cluster::real(servers.clone())));
+        result.map_err(|error| match runtime.block_on(state(&servers)) {
+            state if state.is_empty() => error,
+            state => anyhow!("{error:#}\n{state}"),
+        })
     }
 
     /// Ends the servers.
@@ -101,6 +105,15 @@ impl Slot {
         let mut slot = locked(&self.0);
         let found = slot.get_or_insert_with(|| runtime.block_on(start(real)).map_err(Arc::new));
         found.clone().map_err(|error| anyhow!("no real cluster: {error:#}"))
+    }
+}
+
+/// What may have made a scenario fail without showing in it.
+async fn state(servers: &Real) -> String {
+    // Another scenario may be stopping a server at this moment.
+    match timeout(STATE_LIMIT, servers.lock()).await {
+        Ok(mut cluster) => cluster.state(),
+        Err(_) => format!("the state of the cluster cannot be had in {STATE_LIMIT:?}"),
     }
 }
 
@@ -152,5 +165,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+const STATE_LIMIT: Duration = Duration::from_secs(5);
 const WARM_UP_CALLERS: usize = 16;
 const WARM_UP_MESSAGES: usize = 3000;

@@ -4,10 +4,15 @@ use crate::{
     cluster::Cluster,
     real_clusters::{RealClusters, Use},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rocketmq_integration_tests::real::{self, JavaProgram, Source};
+use rocketmq_integration_tests::{
+    real::{self, JavaProgram, Source},
+    second_look::SecondLook,
+};
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -137,7 +142,10 @@ impl Scenario {
     ) -> Self {
         let run = move |runtime: &Runtime, cluster: &Cluster| {
             let limited = async { timeout(LIMIT, run(cluster)).await };
-            let result = runtime.block_on(limited);
+            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited))).map_err(|panic| {
+                let text = panic_text(panic.as_ref()).unwrap_or("with what is no text");
+                anyhow!("panicked: {text}")
+            })?;
             result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
         };
         Self { name, real, on_dev_broker: true, since_5: false, before_5: false, needs_java: false, run: Arc::new(run) }
@@ -145,7 +153,12 @@ impl Scenario {
 }
 
 /// Every scenario as one trial for each cluster.
-pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arguments: &Arguments) -> Vec<Trial> {
+pub(crate) fn trials(
+    scenarios: Vec<Scenario>,
+    clusters: &Arc<RealClusters>,
+    second_look: &Arc<SecondLook>,
+    arguments: &Arguments,
+) -> Vec<Trial> {
     let availability = Availability::of_this_run();
     if !arguments.list {
         availability.tell();
@@ -168,7 +181,8 @@ pub(crate) fn trials(scenarios: Vec<Scenario>, clusters: &Arc<RealClusters>, arg
             _ if before_5 && !is_old => &too_new,
             _ => &availability,
         };
-        on_real.extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone())));
+        on_real
+            .extend(real.map(|real| on_real_one(name, real, availability, clusters.clone(), run.clone(), second_look)));
         if needs_java && no_java.is_some() {
             on_dev_broker.extend(no_java.as_ref().map(|no_java| no_java.not_run(format!("embedded::{name}"))));
             continue;
@@ -190,6 +204,7 @@ fn on_real_one(
     availability: &Availability,
     clusters: Arc<RealClusters>,
     run: Run,
+    second_look: &Arc<SecondLook>,
 ) -> Trial {
     let (scenario, name) = (name, format!("real::{name}"));
     let ignored = |reason: &str| {
@@ -204,10 +219,12 @@ fn on_real_one(
         Availability::Here { given: true } if real != Use::Shared => {
             ignored("the cluster of ROCKETMQ_NAMESRV is not ours to set up").with_kind("not ours to set up")
         }
-        Availability::Here { .. } => Trial::test(name, move || {
-            with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
-        })
-        .with_kind(format!("RocketMQ {}", real::version())),
+        Availability::Here { .. } => {
+            let trial = second_look.trial(name, move || {
+                with_runtime(scenario, |runtime| clusters.with(real, runtime, |cluster| run(runtime, cluster)))
+            });
+            trial.with_kind(format!("RocketMQ {}", real::version()))
+        }
         not_here => not_here.not_run(name),
     }
 }
@@ -297,12 +314,14 @@ fn with_runtime(name: &str, run: impl FnOnce(&Runtime) -> Result<()>) -> Result<
 pub(crate) fn quiet_panics() {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        if text != Some(ON_PURPOSE) {
+        if panic_text(panic.payload()) != Some(ON_PURPOSE) {
             loud(panic);
         }
     }));
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str))
 }
 
 /// What a listener panics with.
