@@ -113,9 +113,11 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Optio
         let mut window = assigned.window();
         let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
         let known = match place {
-            _ if window.epoch() != epoch => window.commit_offset(),
-            Some(place) => window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next),
-            None => None,
+            Some(place) if window.epoch() == epoch => {
+                window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next)
+            }
+            // Nothing is known of a queue that is new, unless somebody has chosen where to begin.
+            _ => window.commit_offset(),
         };
         let next = known.unwrap_or_else(|| {
             let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);

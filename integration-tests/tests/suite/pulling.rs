@@ -207,6 +207,9 @@ pub(crate) async fn a_seek_goes_on_where_it_is_told(cluster: &Cluster) -> Result
     let puller = puller(cluster, &group, config).subscribe(&topic, Filter::all()).start().await?;
     let polled = take(&puller, 16).await?;
     ensure!(numbers(&polled)? == row(0..16), "polled {:?}", numbers(&polled)?);
+    // More has been fetched ahead than was polled.
+    puller.commit().await?;
+    ensure!(puller.committed(&queue).await? == Some(16), "{:?} is committed", puller.committed(&queue).await?);
     let seek = async |to: Position, from: usize| {
         // More has been fetched ahead, which must not be answered.
         puller.seek(&queue, to).await?;
