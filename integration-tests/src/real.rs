@@ -336,12 +336,12 @@ impl RealCluster {
     /// memory are, whether the brokers run, and whether their logs tell of a full disk. Empty for a cluster of the
     /// user's own, which may be on another machine.
     pub fn state(&mut self) -> String {
-        let Some(Ours { brokers, folder, .. }) = &mut self.ours else { return String::new() };
+        let Some(Ours { brokers, replicas, folder, .. }) = &mut self.ours else { return String::new() };
         let of_broker = |broker: &mut Box<dyn Server>| {
             let runs = if broker.is_running().unwrap_or(false) { "runs" } else { "does not run" };
             format!("{} {runs}; {}", broker.name(), symptoms::of_full_disk(&broker.output()))
         };
-        let lines = brokers.iter_mut().take(4).map(of_broker);
+        let lines = brokers.iter_mut().chain(replicas).take(4).map(of_broker);
         std::iter::once(machine::state(folder.path())).chain(lines).collect::<Vec<_>>().join("\n")
     }
 
