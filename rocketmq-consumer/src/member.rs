@@ -13,7 +13,7 @@ use crate::{
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     statistics::{Meters, sample},
-    subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
+    subscriptions::{Subscriptions, look_routes_up, one_more, renew},
     suspension::Suspension,
     wiring::{Wired, Wiring},
 };
@@ -35,7 +35,6 @@ use std::{
 };
 use tokio::{
     sync::Notify,
-    task::JoinSet,
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -226,21 +225,8 @@ impl Member {
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
-        let new = wrapped(self.client.namespace(), [(topic.into(), plain)].into())?;
-        for data in new.values() {
-            check_filter(&self.client, &self.group, data).await?;
-        }
-        self.change_subscriptions(|subscriptions| {
-            for (topic, mut data) in new {
-                if let Some(known) = subscriptions.get(&topic) {
-                    // Brokers take a newer version only.
-                    Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
-                }
-                subscriptions.insert(topic, data);
-            }
-        })
-        .await
+        let new = one_more(&self.client, &self.group, topic, filter).await?;
+        self.change_subscriptions(|subscriptions| renew(subscriptions, new)).await
     }
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
@@ -429,16 +415,7 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        let mut looking_up = JoinSet::new();
-        for topic in self.subscriptions().keys() {
-            let (client, topic) = (self.client.clone(), topic.clone());
-            looking_up.spawn(async move {
-                if let Err(error) = client.route(&topic).await {
-                    tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
-                }
-            });
-        }
-        while looking_up.join_next().await.is_some() {}
+        look_routes_up(&self.client, &self.subscriptions()).await;
     }
 }
 

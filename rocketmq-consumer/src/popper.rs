@@ -4,7 +4,7 @@ use crate::{
     pop_handle::Kept,
     pop_watch::Watches,
     subscription::wants,
-    subscriptions::{Subscriptions, check_filter, now_ms, parse_one, wrapped},
+    subscriptions::{Subscriptions, look_routes_up, one_more, renew},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -325,21 +325,8 @@ impl Popper {
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
-        let new = wrapped(self.client.namespace(), [(topic.into(), plain)].into())?;
-        for data in new.values() {
-            check_filter(&self.client, &self.group, data).await?;
-        }
-        self.change_subscriptions(|subscriptions| {
-            for (topic, mut data) in new {
-                if let Some(known) = subscriptions.get(&topic) {
-                    // Brokers take a newer version only.
-                    Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
-                }
-                subscriptions.insert(topic, data);
-            }
-        })
-        .await
+        let new = one_more(&self.client, &self.group, topic, filter).await?;
+        self.change_subscriptions(|subscriptions| renew(subscriptions, new)).await
     }
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
@@ -396,16 +383,7 @@ impl Popper {
     }
 
     async fn look_routes_up(&self) {
-        let mut looking_up = JoinSet::new();
-        for topic in self.subscriptions().keys() {
-            let (client, topic) = (self.client.clone(), topic.clone());
-            looking_up.spawn(async move {
-                if let Err(error) = client.route(&topic).await {
-                    tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
-                }
-            });
-        }
-        looking_up.join_all().await;
+        look_routes_up(&self.client, &self.subscriptions()).await;
     }
 
     /// How long a request that hides or settles a message may take.

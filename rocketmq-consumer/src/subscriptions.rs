@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
+use tokio::task::JoinSet;
 
 /// What is subscribed to, by topic.
 pub(crate) type Subscriptions = BTreeMap<Arc<str>, Arc<SubscriptionData>>;
@@ -76,6 +77,46 @@ pub(crate) async fn check_filter(client: &Client, group: &str, data: &Subscripti
 pub(crate) fn now_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A subscription as the wire knows it, to be added to others: a broker has looked at its filter.
+pub(crate) async fn one_more(
+    client: &Client,
+    group: &str,
+    topic: String,
+    filter: &Filter,
+) -> Result<Subscriptions, Error> {
+    let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
+    let new = wrapped(client.namespace(), [(topic.into(), plain)].into())?;
+    for data in new.values() {
+        check_filter(client, group, data).await?;
+    }
+    Ok(new)
+}
+
+/// Adds subscriptions, or puts them in the place of those to the same topics.
+pub(crate) fn renew(subscriptions: &mut Subscriptions, new: Subscriptions) {
+    for (topic, mut data) in new {
+        if let Some(known) = subscriptions.get(&topic) {
+            // Brokers take a newer version only.
+            Arc::make_mut(&mut data).sub_version = data.sub_version.max(known.sub_version + 1);
+        }
+        subscriptions.insert(topic, data);
+    }
+}
+
+/// Looks the routes of all topics up at once; a topic that does not exist yet has none.
+pub(crate) async fn look_routes_up(client: &Client, subscriptions: &Subscriptions) {
+    let mut looking_up = JoinSet::new();
+    for topic in subscriptions.keys() {
+        let (client, topic) = (client.clone(), topic.clone());
+        looking_up.spawn(async move {
+            if let Err(error) = client.route(&topic).await {
+                tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
+            }
+        });
+    }
+    looking_up.join_all().await;
 }
 
 #[cfg(test)]
