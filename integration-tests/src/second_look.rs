@@ -1,4 +1,4 @@
-//! A second look at scenarios that failed on a real broker, which shares its machine with others.
+//! A second look at scenarios that failed, where the machine is shared with others.
 //!
 //! With `ROCKETMQ_TEST_RETRY=1` those that failed are tried once more after all others have ended, one by one. The first
 //! failure stays in the output in full, and a closing line names what passed only then. Where anything else failed, or

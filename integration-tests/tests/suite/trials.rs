@@ -188,7 +188,7 @@ pub(crate) fn trials(
             continue;
         }
         if is_embedded {
-            on_dev_broker.push(Trial::test(format!("embedded::{name}"), move || {
+            on_dev_broker.push(second_look.trial(format!("embedded::{name}"), move || {
                 with_runtime(name, |runtime| run(runtime, &runtime.block_on(Cluster::embedded(real))?))
             }));
         }
