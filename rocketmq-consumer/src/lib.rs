@@ -50,6 +50,7 @@ mod polling;
 mod pop;
 mod pop_builder;
 mod pop_config;
+mod pop_group;
 mod pop_handle;
 mod pop_settle;
 mod pop_watch;

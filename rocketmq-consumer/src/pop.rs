@@ -75,7 +75,7 @@ impl PopConsumer {
     /// `BATCH_ACK_MESSAGE` (200151). Java: `BatchAckMessageRequestBody`.
     pub async fn ack_all(&self, messages: impl IntoIterator<Item = &PoppedMessage>) -> Result<(), Error> {
         let kept: Vec<&Kept> = messages.into_iter().map(PoppedMessage::kept).collect();
-        self.0.ack_all(&kept).await
+        self.0.pops.ack_all(&kept).await
     }
 
     /// Says that a message is done whose [`receipt_handle`](PoppedMessage::receipt_handle) was kept as text, by another
@@ -85,7 +85,7 @@ impl PopConsumer {
     /// [`Error::Handle`] for a text that is no handle, else as [`PoppedMessage::ack`]. Whether the invisible time is over
     /// is told by this machine's clock.
     pub async fn ack_handle(&self, receipt_handle: &str) -> Result<(), Error> {
-        self.0.ack(&Kept::parse(receipt_handle)?).await
+        self.0.pops.ack(&Kept::parse(receipt_handle)?).await
     }
 
     /// Hides a message for `invisible` from now on whose [`receipt_handle`](PoppedMessage::receipt_handle) was kept as
@@ -94,7 +94,7 @@ impl PopConsumer {
     /// # Errors
     /// [`Error::Handle`] for a text that is no handle, else as [`PoppedMessage::extend`].
     pub async fn extend_handle(&self, receipt_handle: &str, invisible: Duration) -> Result<String, Error> {
-        let kept = self.0.hide(&Kept::parse(receipt_handle)?, invisible).await?;
+        let kept = self.0.pops.hide(&Kept::parse(receipt_handle)?, invisible).await?;
         Ok(kept.to_string())
     }
 
@@ -123,7 +123,7 @@ impl PopConsumer {
 
     /// The client this consumer consumes by.
     pub fn client(&self) -> &Client {
-        &self.0.client
+        &self.0.pops.client
     }
 
     /// Ends what waits for messages, leaves the group and ends all connections. Messages that were received and not

@@ -1,6 +1,6 @@
 //! How popped messages are settled.
 
-use crate::{Error, pop_config::check_hidden, pop_handle::Kept, popper::Popper};
+use crate::{Error, pop_config::check_hidden, pop_group::PopGroup, pop_handle::Kept};
 use rocketmq_common::{
     Error as ClientError, StoredMessage,
     pop::ReceiptHandle,
@@ -9,7 +9,7 @@ use rocketmq_common::{
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-impl Popper {
+impl PopGroup {
     /// Says that a message is done.
     pub(crate) async fn ack(&self, kept: &Kept) -> Result<(), Error> {
         // Too late for sure, but the broker may be late as well: it is told all the same.
@@ -23,7 +23,10 @@ impl Popper {
             offset: handle.offset,
             broker_name: Some(handle.broker_name.clone()),
         };
-        self.client.ack_message(&handle.broker_name, &request, self.deadline()).await.map_err(refused)?;
+        self.client
+            .ack_message(&handle.broker_name, &request, self.client.request_deadline())
+            .await
+            .map_err(refused)?;
         if expired { Err(Error::Expired) } else { Ok(()) }
     }
 
@@ -46,7 +49,7 @@ impl Popper {
         let mut outcome = Ok(());
         if !acks.is_empty() {
             let acks = BatchAcks { broker_name: broker_name.to_string(), acks };
-            match self.client.batch_ack(acks, self.deadline()).await {
+            match self.client.batch_ack(acks, self.client.request_deadline()).await {
                 // The first brokers that knew pops did not know this.
                 Err(error) if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
                     for kept in messages {
@@ -84,7 +87,8 @@ impl Popper {
             invisible_time_ms,
             broker_name: Some(handle.broker_name.clone()),
         };
-        let changed = self.client.change_invisible_time(&handle.broker_name, &request, self.deadline()).await;
+        let changed =
+            self.client.change_invisible_time(&handle.broker_name, &request, self.client.request_deadline()).await;
         let hidden = changed.map_err(refused)?;
         if hidden.pop_time_ms == 0 {
             return Err(Error::Expired);
@@ -112,10 +116,10 @@ impl Popper {
             origin_message_id: Some(message.message_id().into_owned()),
             origin_topic: Some(message.shared_topic().clone()),
             unit_mode: Some(false),
-            max_reconsume_times: Some(self.config.max_reconsume_times),
+            max_reconsume_times: Some(self.max_reconsume_times),
             broker_name: Some(broker_name.clone()),
         };
-        Ok(self.client.send_back(broker_name, &request, self.deadline()).await?)
+        Ok(self.client.send_back(broker_name, &request, self.client.request_deadline()).await?)
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::{Error, pop_handle::Kept, popper::Popper};
+use crate::{Error, pop_group::PopGroup, pop_handle::Kept};
 use rocketmq_common::StoredMessage;
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ pub struct PoppedMessage {
     /// The message as the user knows it.
     message: StoredMessage,
     kept: Kept,
-    popper: Arc<Popper>,
+    pops: Arc<PopGroup>,
 }
 
 impl PoppedMessage {
-    pub(crate) fn new(message: StoredMessage, kept: Kept, popper: Arc<Popper>) -> Self {
-        Self { message, kept, popper }
+    pub(crate) fn new(message: StoredMessage, kept: Kept, pops: Arc<PopGroup>) -> Self {
+        Self { message, kept, pops }
     }
 
     /// The message.
@@ -43,7 +43,7 @@ impl PoppedMessage {
     /// # Protocol
     /// `ACK_MESSAGE` (200051). A broker takes an acknowledgement that comes too late without a word.
     pub async fn ack(&self) -> Result<(), Error> {
-        self.popper.ack(&self.kept).await
+        self.pops.ack(&self.kept).await
     }
 
     /// Keeps the message hidden for `invisible` from now on, up to 12 h: for work that takes longer than was thought.
@@ -61,7 +61,7 @@ impl PoppedMessage {
     /// # Protocol
     /// `CHANGE_MESSAGE_INVISIBLETIME` (200053).
     pub async fn extend(&mut self, invisible: Duration) -> Result<(), Error> {
-        self.kept = self.popper.hide(&self.kept, invisible).await?;
+        self.kept = self.pops.hide(&self.kept, invisible).await?;
         Ok(())
     }
 

@@ -1,17 +1,15 @@
 use crate::{
-    Error, Filter, PopConfig, PoppedMessage, StartAt,
-    pop_config::{check_invisible, check_max, millis},
-    pop_handle::Kept,
+    Error, Filter, PopConfig, PoppedMessage,
+    pop_config::{check_invisible, check_max},
+    pop_group::{ALL_QUEUES, PopGroup},
     pop_watch::Watches,
     subscription::wants,
     subscriptions::{Subscriptions, look_routes_up, one_more, renew},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Backoff, Client, Error as ClientError, StoredMessage,
-    message::{DecodeLimits, decode_records},
-    pop::receipts,
-    protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, PopHead, PopMessage, Popped, SubscriptionData},
+    Backoff, Error as ClientError, MessageQueue,
+    protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, SubscriptionData},
     random::random_u64,
     remote::{Deadline, ResponseCode},
 };
@@ -52,8 +50,7 @@ impl Drop for Handle {
 /// One member of a group that pops.
 #[derive(Debug)]
 pub(crate) struct Popper {
-    pub(crate) client: Client,
-    pub(crate) group: Arc<str>,
+    pub(crate) pops: Arc<PopGroup>,
     pub(crate) config: PopConfig,
     subscriptions: Mutex<Arc<Subscriptions>>,
     /// Where the next round of the brokers begins.
@@ -63,13 +60,6 @@ pub(crate) struct Popper {
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
     shut_down: AtomicBool,
-}
-
-/// What is popped from: all queues that a broker has of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Target {
-    pub(crate) topic: Arc<str>,
-    pub(crate) broker_name: Arc<str>,
 }
 
 /// What one round of all brokers came to.
@@ -94,9 +84,15 @@ impl Popper {
         config.check()?;
         // What comes again does so by retry topics of the topics themselves, which are popped along with them.
         let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, false).await?;
-        let popper = Arc::new(Self {
+        let pops = PopGroup {
             client,
             group,
+            start_at: config.start_at,
+            is_ordered: config.is_ordered,
+            max_reconsume_times: config.max_reconsume_times,
+        };
+        let popper = Arc::new(Self {
+            pops: Arc::new(pops),
             config,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             turn: AtomicUsize::default(),
@@ -107,18 +103,18 @@ impl Popper {
             shut_down: AtomicBool::new(false),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
-        popper.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
+        popper.pops.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
         // From here on, a dropped future drops the handle, and that stops everything.
         let handle = Handle(popper);
         handle.look_routes_up().await;
-        handle.client.heartbeat().await;
-        tracing::info!(group = %handle.group, client = %handle.client.id(), "pop consumer started");
+        handle.pops.client.heartbeat().await;
+        tracing::info!(group = %handle.pops.group, client = %handle.pops.client.id(), "pop consumer started");
         Ok(handle)
     }
 
     /// The group, as the user names it.
     pub(crate) fn group(&self) -> &str {
-        self.client.namespace().strip_group(&self.group)
+        self.pops.client.namespace().strip_group(&self.pops.group)
     }
 
     pub(crate) async fn receive(
@@ -155,7 +151,7 @@ impl Popper {
                     }
                     Err(error) => {
                         tracing::debug!(
-                            group = %self.group, topic = %target.topic, broker = %target.broker_name,
+                            group = %self.pops.group, topic = %target.topic, broker = %target.broker_name,
                             error = &error as &dyn std::error::Error, "nothing popped"
                         );
                         round.failure = Some(error);
@@ -182,10 +178,14 @@ impl Popper {
     }
 
     /// What to pop from now: the one whose bell has rung first, then all others in turn.
-    async fn targets(&self, rung: Option<Target>, round: &mut Round) -> Vec<(Target, Arc<SubscriptionData>)> {
+    async fn targets(
+        &self,
+        rung: Option<MessageQueue>,
+        round: &mut Round,
+    ) -> Vec<(MessageQueue, Arc<SubscriptionData>)> {
         let mut targets = Vec::new();
         for (topic, subscription) in self.subscriptions().iter() {
-            let route = match self.client.route(topic).await {
+            let route = match self.pops.client.route(topic).await {
                 Ok(route) => route,
                 // It is consumed once it is there.
                 Err(ClientError::TopicNotFound { .. }) => continue,
@@ -197,7 +197,7 @@ impl Popper {
             let owners: BTreeSet<&Arc<str>> = route.read_queues().iter().map(|queue| route.broker_of(queue)).collect();
             let masters = route.brokers().filter(|(_, addrs)| addrs.contains_key(&MASTER_ID));
             targets.extend(masters.filter(|(name, _)| owners.contains(name)).map(|(broker_name, _)| {
-                (Target { topic: topic.clone(), broker_name: broker_name.clone() }, subscription.clone())
+                (MessageQueue::new(topic.clone(), broker_name.clone(), ALL_QUEUES), subscription.clone())
             }));
         }
         if !targets.is_empty() {
@@ -210,96 +210,26 @@ impl Popper {
         targets
     }
 
-    /// Takes messages of one broker, without waiting for any.
+    /// Takes messages of one broker, without waiting for any. What nobody wants is done with, and what came too often is a
+    /// dead letter.
     async fn pop(
-        self: &Arc<Self>,
-        target: &Target,
+        &self,
+        target: &MessageQueue,
         subscription: &SubscriptionData,
         max: i32,
         invisible_ms: i64,
     ) -> Result<Taken, Error> {
-        let is_ordered = self.config.is_ordered;
-        let request = PopMessage {
-            consumer_group: self.group.clone(),
-            topic: target.topic.clone(),
-            queue_id: ALL_QUEUES,
-            max_messages: max,
-            invisible_time_ms: invisible_ms,
-            poll_time_ms: 0,
-            born_time_ms: 0,
-            init_mode: i32::from(self.config.start_at != StartAt::First),
-            expression_type: Some(subscription.expression_type.name().into()),
-            expression: Some(subscription.sub_string.as_str().into()),
-            order: Some(is_ordered),
-            attempt_id: is_ordered.then(|| format!("{}-{:016x}", self.client.id(), random_u64())),
-            broker_name: Some(target.broker_name.clone()),
-        };
-        let ask = || self.client.pop_message(&target.broker_name, &request, Deadline::after(POP_TIMEOUT));
-        let mut popped = ask().await;
-        if is_ordered && popped.as_ref().is_err_and(ClientError::may_have_happened) {
-            // The queues may be held up by messages nobody got: asked by the same id, the broker gives them again.
-            popped = ask().await;
-        }
-        match popped {
-            Ok(Popped::Found(head, body)) => self.take(target, subscription, &head, body).await,
-            Ok(Popped::Nothing(_)) => Ok(Taken::default()),
-            Err(error) => Err(self.judge(target, error)),
-        }
-    }
-
-    /// What a failure means, and what it calls for.
-    fn judge(&self, target: &Target, error: ClientError) -> Error {
-        match error.response_code() {
-            Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
-                return Error::PopNotSupported { broker_name: target.broker_name.to_string() };
-            }
-            Some(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST) => self.client.heartbeat_soon(),
-            Some(ResponseCode::TOPIC_NOT_EXIST) | None => {
-                if let Some(route) = self.client.known_route(&target.topic) {
-                    self.client.note_stale(&route);
-                }
-            }
-            Some(_) => {}
-        }
-        error.into()
-    }
-
-    /// Takes in what a pop brought. What nobody wants is done with, and what came too often is a dead letter.
-    async fn take(
-        self: &Arc<Self>,
-        target: &Target,
-        subscription: &SubscriptionData,
-        head: &PopHead,
-        body: bytes::Bytes,
-    ) -> Result<Taken, Error> {
-        let mut came = Vec::new();
-        for record in decode_records(body, &target.topic, &target.broker_name, DecodeLimits::default()) {
-            match record {
-                Ok(message) => came.push(message),
-                Err(corrupt) => tracing::error!(
-                    group = %self.group, topic = %target.topic, broker = %target.broker_name,
-                    error = &corrupt as &dyn std::error::Error, "a message is corrupt, and comes again"
-                ),
-            }
-        }
-        let receipts = receipts(head, &target.broker_name, &came)?;
         let mut taken = Taken::default();
         let mut settling = JoinSet::new();
-        for (message, receipt) in came.into_iter().zip(receipts) {
-            let message = message.with_topic(target.topic.clone());
-            let message = match receipt.order_count {
-                Some(count) if count > 0 => message.with_reconsume_times(count),
-                _ => message,
-            };
-            let kept = Kept::fresh(target.topic.clone(), receipt.handle);
+        for (message, kept) in self.pops.pop(target, subscription, max, invisible_ms).await? {
             let is_wanted = wants(subscription, &message);
-            if is_wanted && message.reconsume_times() <= self.config.max_reconsume_times {
-                let message = self.client.namespace().strip_message(message);
-                taken.messages.push(PoppedMessage::new(message, kept, self.clone()));
+            if is_wanted && !self.pops.came_too_often(&message) {
+                let message = self.pops.client.namespace().strip_message(message);
+                taken.messages.push(PoppedMessage::new(message, kept, self.pops.clone()));
                 continue;
             }
             taken.unwanted = true;
-            settling.spawn(self.clone().put_aside(message, kept, is_wanted));
+            settling.spawn(PopGroup::clone(&self.pops).put_aside(message, kept, is_wanted));
         }
         // Tracked, so that a receiver that is dropped does not leave a dead letter that is not acknowledged.
         if !settling.is_empty() {
@@ -308,29 +238,13 @@ impl Popper {
         Ok(taken)
     }
 
-    /// Settles a message that is not for the user: as a dead letter, or as one that is not wanted.
-    async fn put_aside(self: Arc<Self>, message: StoredMessage, kept: Kept, is_wanted: bool) {
-        let settled = async {
-            if is_wanted {
-                self.bury(&message).await?;
-            }
-            self.ack(&kept).await
-        };
-        if let Err(error) = settled.await {
-            tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_wanted,
-                error = &error as &dyn std::error::Error, "message not put aside: it comes again"
-            );
-        }
-    }
-
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let new = one_more(&self.client, &self.group, topic, filter).await?;
+        let new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
         self.change_subscriptions(|subscriptions| renew(subscriptions, new)).await
     }
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
-        let topic = self.client.namespace().wrap(topic);
+        let topic = self.pops.client.namespace().wrap(topic);
         if !self.subscriptions().keys().any(|known| **known != *topic) {
             return Err(Error::NoSubscription);
         }
@@ -347,11 +261,11 @@ impl Popper {
         self.tasks.close();
         let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
         let messages = if finished { 0 } else { self.tasks.len() };
-        self.client.unregister_consumer(&self.group).await;
+        self.pops.client.unregister_consumer(&self.pops.group).await;
         if self.owns_client {
-            self.client.shutdown(deadline.at_least(CLOSING)).await;
+            self.pops.client.shutdown(deadline.at_least(CLOSING)).await;
         }
-        tracing::info!(group = %self.group, "pop consumer shut down");
+        tracing::info!(group = %self.pops.group, "pop consumer shut down");
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0 }) }
     }
 
@@ -361,13 +275,13 @@ impl Popper {
 
     fn consumer_data(&self) -> ConsumerData {
         ConsumerData {
-            group_name: self.group.to_string(),
+            group_name: self.pops.group.to_string(),
             // As Java's consumers that pop: the third kind is for proxies.
             consume_type: ConsumeType::Passively,
             message_model: MessageModel::Clustering,
             consume_from_where: self.config.start_at.on_the_wire(),
             subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
-            unit_mode: self.client.config().unit_mode,
+            unit_mode: self.pops.client.config().unit_mode,
         }
     }
 
@@ -376,24 +290,14 @@ impl Popper {
             return Err(Error::ShutDown);
         }
         change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())));
-        self.client.update_consumer(self.consumer_data());
+        self.pops.client.update_consumer(self.consumer_data());
         self.look_routes_up().await;
-        self.client.heartbeat().await;
+        self.pops.client.heartbeat().await;
         Ok(())
     }
 
     async fn look_routes_up(&self) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
-    }
-
-    /// How long a request that hides or settles a message may take.
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.client.request_deadline()
-    }
-
-    /// How long a broker may hold a wait for messages.
-    pub(crate) fn long_poll_ms(&self) -> i64 {
-        millis(self.config.long_poll)
+        look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
 }
 
@@ -414,9 +318,6 @@ fn is_passing(error: &Error) -> bool {
     error.is_retryable() || error.response_code().is_some_and(passes)
 }
 
-/// All queues of a broker.
-pub(crate) const ALL_QUEUES: i32 = -1;
-const POP_TIMEOUT: Duration = Duration::from_secs(10);
 /// While it waits a receiver asks this often all the same: brokers do not tell of everything that is there to be popped
 /// again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,0 +1,174 @@
+//! What every member of a group does that pops, whoever consumes the messages.
+
+use crate::{Error, StartAt, pop_handle::Kept};
+use rocketmq_common::{
+    Client, Error as ClientError, MessageQueue, StoredMessage,
+    message::{DecodeLimits, decode_records},
+    pop::receipts,
+    protocol::{Notification, PopHead, PopMessage, Popped, SubscriptionData},
+    random::random_u64,
+    remote::{Deadline, ResponseCode},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+/// A group that pops.
+#[derive(Clone, Debug)]
+pub(crate) struct PopGroup {
+    pub(crate) client: Client,
+    pub(crate) group: Arc<str>,
+    pub(crate) start_at: StartAt,
+    pub(crate) is_ordered: bool,
+    pub(crate) max_reconsume_times: i32,
+}
+
+impl PopGroup {
+    /// Takes messages of a queue, without waiting for any. A queue that has the number [`ALL_QUEUES`] stands for all that
+    /// its broker has of the topic.
+    pub(crate) async fn pop(
+        &self,
+        queue: &MessageQueue,
+        subscription: &SubscriptionData,
+        max: i32,
+        invisible_ms: i64,
+    ) -> Result<Vec<(StoredMessage, Kept)>, Error> {
+        let request = PopMessage {
+            consumer_group: self.group.clone(),
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            max_messages: max,
+            invisible_time_ms: invisible_ms,
+            poll_time_ms: 0,
+            born_time_ms: 0,
+            init_mode: i32::from(self.start_at != StartAt::First),
+            expression_type: Some(subscription.expression_type.name().into()),
+            expression: Some(subscription.sub_string.as_str().into()),
+            order: Some(self.is_ordered),
+            attempt_id: self.is_ordered.then(|| format!("{}-{:016x}", self.client.id(), random_u64())),
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        let ask = || self.client.pop_message(&queue.broker_name, &request, Deadline::after(POP_TIMEOUT));
+        let mut popped = ask().await;
+        if self.is_ordered && popped.as_ref().is_err_and(ClientError::may_have_happened) {
+            // The queues may be held up by messages nobody got: asked by the same id, the broker gives them again.
+            popped = ask().await;
+        }
+        match popped {
+            Ok(Popped::Found(head, body)) => self.read(queue, &head, body),
+            Ok(Popped::Nothing(_)) => Ok(Vec::new()),
+            Err(error) => Err(self.judge(queue, error)),
+        }
+    }
+
+    /// What a pop brought, each message with its handle, under the topic it was popped from.
+    fn read(
+        &self,
+        queue: &MessageQueue,
+        head: &PopHead,
+        body: bytes::Bytes,
+    ) -> Result<Vec<(StoredMessage, Kept)>, Error> {
+        let mut came = Vec::new();
+        for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
+            match record {
+                Ok(message) => came.push(message),
+                Err(corrupt) => tracing::error!(
+                    group = %self.group, topic = %queue.topic, broker = %queue.broker_name,
+                    error = &corrupt as &dyn std::error::Error, "a message is corrupt, and comes again"
+                ),
+            }
+        }
+        let receipts = receipts(head, &queue.broker_name, &came)?;
+        let with_handle = came.into_iter().zip(receipts).map(|(message, receipt)| {
+            let message = message.with_topic(queue.topic.clone());
+            let message = match receipt.order_count {
+                Some(count) if count > 0 => message.with_reconsume_times(count),
+                _ => message,
+            };
+            (message, Kept::fresh(queue.topic.clone(), receipt.handle))
+        });
+        Ok(with_handle.collect())
+    }
+
+    /// What a failure means, and what it calls for.
+    fn judge(&self, queue: &MessageQueue, error: ClientError) -> Error {
+        match error.response_code() {
+            Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
+                return Error::PopNotSupported { broker_name: queue.broker_name.to_string() };
+            }
+            Some(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST) => self.client.heartbeat_soon(),
+            Some(ResponseCode::TOPIC_NOT_EXIST) | None => {
+                if let Some(route) = self.client.known_route(&queue.topic) {
+                    self.client.note_stale(&route);
+                }
+            }
+            Some(_) => {}
+        }
+        error.into()
+    }
+
+    /// Waits until there is something to pop, without taking it: nothing is lost if the future is dropped. The answer is
+    /// whether the broker has said so.
+    pub(crate) async fn wait_for_messages(
+        &self,
+        queue: &MessageQueue,
+        subscription: &SubscriptionData,
+        long_poll: Duration,
+    ) -> bool {
+        let request = Notification {
+            consumer_group: self.group.clone(),
+            topic: queue.topic.clone(),
+            queue_id: queue.queue_id,
+            poll_time_ms: i64::try_from(long_poll.as_millis()).unwrap_or(i64::MAX),
+            born_time_ms: 0,
+            order: Some(self.is_ordered),
+            attempt_id: None,
+            expression_type: Some(subscription.expression_type.name().into()),
+            expression: Some(subscription.sub_string.as_str().into()),
+            broker_name: Some(queue.broker_name.clone()),
+        };
+        match self.client.pop_notification(&queue.broker_name, &request, Deadline::after(long_poll + GRACE)).await {
+            Ok(notice) => {
+                if notice.is_full == Some(true) {
+                    sleep(FULL).await;
+                }
+                notice.has_messages == Some(true)
+            }
+            Err(error) => {
+                tracing::debug!(
+                    broker = %queue.broker_name, error = &error as &dyn std::error::Error, "not notified of messages"
+                );
+                sleep(FULL).await;
+                false
+            }
+        }
+    }
+
+    /// Whether a message has come more often than a message may.
+    pub(crate) fn came_too_often(&self, message: &StoredMessage) -> bool {
+        message.reconsume_times() > self.max_reconsume_times
+    }
+
+    /// Settles a message that nobody is to consume: as a dead letter, or as one that is not wanted.
+    pub(crate) async fn put_aside(self, message: StoredMessage, kept: Kept, is_dead: bool) {
+        let settled = async {
+            if is_dead {
+                self.bury(&message).await?;
+            }
+            self.ack(&kept).await
+        };
+        if let Err(error) = settled.await {
+            tracing::warn!(
+                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_dead,
+                error = &error as &dyn std::error::Error, "message not put aside: it comes again"
+            );
+        }
+    }
+}
+
+/// All queues of a broker.
+pub(crate) const ALL_QUEUES: i32 = -1;
+const POP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than the long poll an answer may take.
+const GRACE: Duration = Duration::from_secs(15);
+/// How soon a broker is asked again that has no room for those who wait, or does not answer.
+const FULL: Duration = Duration::from_secs(1);
