@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Filter, PushConfig,
-    assigned::AssignedQueue,
+    assigned::{AssignedQueue, Beside},
     listener::Listener,
     member::{Handle, Manner, Member},
     process_queue::{Limits, ProcessQueue},
@@ -44,7 +44,7 @@ impl Alone {
         window.start_at(0);
         let meter = QueueMeter::new(self.member.meters.of(&TOPIC.into()));
         let (queue, ended) = (MessageQueue::new(TOPIC, "broker-a", 0), self.member.stopped.child_token());
-        Arc::new(AssignedQueue::new(queue, subscription, window, ended, None, None, meter))
+        Arc::new(AssignedQueue::new(queue, subscription, window, ended, Beside::Nothing, meter))
     }
 }
 

@@ -1,6 +1,7 @@
 use crate::{
     hold::Hold,
     polled_queue::PolledQueue,
+    popped_queue::PoppedQueue,
     process_queue::{Limits, ProcessQueue},
     statistics::QueueMeter,
     suspension::Suspension,
@@ -55,6 +56,17 @@ pub(crate) struct AssignedQueue {
     pub(crate) order: Option<Order>,
     /// Of a queue that is polled.
     pub(crate) polled: Option<PolledQueue>,
+    /// Of a queue that is popped.
+    pub(crate) popped: Option<PoppedQueue>,
+}
+
+/// What a queue has beside, by the way it is consumed.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    Nothing,
+    Order(Order),
+    Polled(PolledQueue),
+    Popped(PoppedQueue),
 }
 
 /// What a queue that is consumed in order has beside.
@@ -89,10 +101,15 @@ impl AssignedQueue {
         subscription: Arc<SubscriptionData>,
         window: ProcessQueue,
         ended: CancellationToken,
-        order: Option<Order>,
-        polled: Option<PolledQueue>,
+        beside: Beside,
         meter: QueueMeter,
     ) -> Self {
+        let (order, polled, popped) = match beside {
+            Beside::Nothing => (None, None, None),
+            Beside::Order(order) => (Some(order), None, None),
+            Beside::Polled(polled) => (None, Some(polled), None),
+            Beside::Popped(popped) => (None, None, Some(popped)),
+        };
         Self {
             queue,
             expression_type: subscription.expression_type.name().into(),
@@ -114,6 +131,7 @@ impl AssignedQueue {
             moved: Notify::new(),
             order,
             polled,
+            popped,
         }
     }
 
@@ -172,6 +190,9 @@ impl AssignedQueue {
     /// Changes how much may be in flight.
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.window().set_limits(limits);
+        if let Some(popped) = &self.popped {
+            popped.set_limits(limits.of_pops());
+        }
         self.room.notify_one();
     }
 
@@ -185,6 +206,25 @@ impl AssignedQueue {
         self.revoked.load(Ordering::SeqCst)
     }
 
+    /// Whether what is not done is for the next owner of the queue. A popped message is for who has it.
+    pub(crate) fn is_left_to_the_next(&self) -> bool {
+        self.is_revoked() && self.popped.is_none()
+    }
+
+    /// What waits is not begun any more.
+    pub(crate) fn withdraw(&self) {
+        self.oldest_epoch.store(NO_EPOCH, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.oldest_epoch.load(Ordering::SeqCst) == NO_EPOCH
+    }
+
+    /// Whether a message that has waited may be begun: one that is popped is ours for a while only.
+    pub(crate) fn may_begin(&self, message: &StoredMessage) -> bool {
+        self.popped.as_ref().is_none_or(|popped| popped.may_begin(message))
+    }
+
     /// Until the queue is revoked, or the consumer ends.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
@@ -195,7 +235,7 @@ impl AssignedQueue {
         // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
         self.in_hand.fetch_add(1, Ordering::SeqCst);
         let in_hand = InHand(self.clone());
-        let may_begin = !self.is_revoked() && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
+        let may_begin = !self.is_left_to_the_next() && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
         may_begin.then_some(in_hand)
     }
 
@@ -386,3 +426,6 @@ impl Drop for InHand {
         }
     }
 }
+
+/// Later than any.
+const NO_EPOCH: u32 = u32::MAX;

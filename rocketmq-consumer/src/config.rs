@@ -80,6 +80,13 @@ pub struct PushConfig {
     pub max_bytes_per_topic: Option<usize>,
     /// Most messages asked for in one pull, 1 to 1024; brokers give 32 at most by default. Default 32.
     pub pull_batch: i32,
+    /// How long a popped message is hidden from the group before it has to be hidden anew, which this consumer does by
+    /// itself: it comes again after so long if this consumer dies. 5 s to 5 min. Only where brokers have the group
+    /// [pop](crate::PushConsumerBuilder::allocate_by_broker). Default 1 min.
+    pub pop_invisible_time: Duration,
+    /// Most messages asked for in one pop, 1 to 32; where brokers have the group
+    /// [pop](crate::PushConsumerBuilder::allocate_by_broker). Of one queue no more than 96 are then popped ahead. Default 32.
+    pub pop_batch: i32,
     /// How long a broker may hold a pull while there is no message. Default 15 s.
     pub long_poll: Duration,
     /// How often offsets are recorded. Default 1 s. They are also recorded when a queue is given up, and at the end.
@@ -113,6 +120,8 @@ impl Default for PushConfig {
             max_messages_per_topic: None,
             max_bytes_per_topic: None,
             pull_batch: 32,
+            pop_invisible_time: Duration::from_secs(60),
+            pop_batch: 32,
             long_poll: Duration::from_secs(15),
             commit_interval: Duration::from_secs(1),
             rebalance_interval: Duration::from_secs(20),
@@ -125,6 +134,14 @@ impl Default for PushConfig {
 }
 
 impl PushConfig {
+    /// How often a message that failed comes again.
+    ///
+    /// # Protocol
+    /// Java: `DefaultMQPushConsumerImpl.getMaxReconsumeTimes`.
+    pub(crate) fn max_reconsume_times(&self, is_ordered: bool) -> i32 {
+        self.max_reconsume_times.unwrap_or(if is_ordered { i32::MAX } else { DEFAULT_RECONSUME_TIMES })
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let check = |good: bool, option, message| match good {
             true => Ok(()),
@@ -140,9 +157,14 @@ impl PushConfig {
         check(self.max_messages_per_topic != Some(0), "max_messages_per_topic", "is 0")?;
         check(self.max_bytes_per_topic != Some(0), "max_bytes_per_topic", "is 0")?;
         check((1..=1024).contains(&self.pull_batch), "pull_batch", "is not from 1 to 1024")?;
+        let invisible = Duration::from_secs(5)..=Duration::from_secs(300);
+        check(invisible.contains(&self.pop_invisible_time), "pop_invisible_time", "is not from 5 s to 5 min")?;
+        check((1..=32).contains(&self.pop_batch), "pop_batch", "is not from 1 to 32")?;
         let long_poll = Duration::from_millis(1)..=Duration::from_secs(600);
         check(long_poll.contains(&self.long_poll), "long_poll", "is not from 1 ms to 10 min")?;
         check(!self.commit_interval.is_zero(), "commit_interval", "is 0")?;
         check(!self.rebalance_interval.is_zero(), "rebalance_interval", "is 0")
     }
 }
+
+const DEFAULT_RECONSUME_TIMES: i32 = 16;

@@ -58,6 +58,19 @@ impl Dispatcher {
         self.filled.notify_one();
     }
 
+    /// Takes all that waits of a queue.
+    pub(crate) fn take_out(&self, queue: &AssignedQueue) -> Vec<StoredMessage> {
+        let mut taken = Vec::new();
+        self.batches().retain_mut(|batch| {
+            let is_other = !std::ptr::eq(&*batch.queue, queue);
+            if !is_other {
+                taken.extend(batch.messages.by_ref());
+            }
+            is_other
+        });
+        taken
+    }
+
     /// Drops what waits of a queue, unless it is of `epoch`.
     pub(crate) fn keep_only(&self, queue: &AssignedQueue, epoch: u32) {
         self.batches().retain(|batch| !std::ptr::eq(&*batch.queue, queue) || batch.epoch == epoch);
@@ -169,7 +182,13 @@ impl Member {
 async fn work_one(member: Arc<Member>) {
     loop {
         let Some(task) = next_task(&member, member.dispatcher.next()).await else { return };
-        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
+        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
+            member.give_back_unbegun(&task.queue, vec![task.messages]);
+            continue;
+        };
+        if !task.queue.may_begin(&task.messages) {
+            continue;
+        }
         tokio::select! {
             () = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages)) => {}
             () = member.given_up.cancelled() => return,
@@ -181,8 +200,15 @@ async fn work_one(member: Arc<Member>) {
 async fn work_many(member: Arc<Member>) {
     loop {
         let next = member.dispatcher.next_many(member.config.consume_batch);
-        let Some(task) = next_task(&member, next).await else { return };
-        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
+        let Some(mut task) = next_task(&member, next).await else { return };
+        let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
+            member.give_back_unbegun(&task.queue, task.messages);
+            continue;
+        };
+        task.messages.retain(|message| task.queue.may_begin(message));
+        if task.messages.is_empty() {
+            continue;
+        }
         tokio::select! {
             () = run(&member, &task.queue, task.epoch, &task.messages) => {}
             () = member.given_up.cancelled() => return,
@@ -227,20 +253,15 @@ async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messa
     let failed = match member.call_within_time(queue, messages, giving_back).await {
         Called::GivenBack => return,
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
-        Called::Done => return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset)),
+        Called::Done => return member.finish(queue, epoch, messages),
         Called::Failed(failed) => failed,
     };
-    let mut again = Vec::new();
-    queue.finish_all(
-        epoch,
-        messages.iter().enumerate().filter_map(|(index, message)| {
-            if failed.is_failed(index) {
-                again.push(message.clone());
-                return None;
-            }
-            Some(message.queue_offset())
-        }),
-    );
+    let (mut done, mut again) = (Vec::new(), Vec::new());
+    for (index, message) in messages.iter().enumerate() {
+        let which = if failed.is_failed(index) { &mut again } else { &mut done };
+        which.push(message.clone());
+    }
+    member.finish(queue, epoch, &done);
     give_back(member, queue, epoch, again, &failed).await;
 }
 
@@ -250,7 +271,7 @@ async fn time_out(member: &Member, queue: &AssignedQueue, epoch: u32, messages: 
     let mut all = true;
     for message in messages {
         member.tell_failed(message, "the listener takes longer than consume_timeout");
-        match member.is_broadcast || member.give_back(message, TIMED_OUT_LEVEL).await.is_ok() {
+        match member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
             true => queue.finish(epoch, message.queue_offset()),
             false => all = false,
         }
@@ -271,9 +292,9 @@ async fn give_back(
         if member.is_broadcast {
             // Every member has its own go at a message, and just the one.
             queue.finish(epoch, message.queue_offset());
-        } else if queue.is_revoked() {
+        } else if queue.is_left_to_the_next() {
             // The next owner of the queue gets the message again: nothing was recorded for it.
-        } else if member.give_back(&message, failed.delay_level).await.is_ok() {
+        } else if member.give_back(queue, &message, failed.delay_level).await.is_ok() {
             queue.finish(epoch, message.queue_offset());
         } else {
             // The message stays unfinished, so the recorded offset does not pass it whatever happens.

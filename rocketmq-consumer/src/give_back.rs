@@ -1,14 +1,17 @@
-use crate::member::Member;
+use crate::{assigned::AssignedQueue, member::Member};
 use rocketmq_common::{
     Error, StoredMessage,
-    message::{names::is_retry_topic, property},
+    message::{
+        names::{RETRY_PREFIX, is_retry_topic},
+        property,
+    },
     protocol::SendBack,
     remote::{Deadline, ResponseCode},
 };
 use std::{sync::Arc, time::Duration};
 
 impl Member {
-    /// Gives a message back to its broker: to come again later, or to be a dead letter. Where that does not take it, and
+    /// Gives a message of a queue back to its broker: to come again later, or to be a dead letter. Where that does not take it, and
     /// not only for now, it is sent to the retry topic instead.
     ///
     /// # Errors
@@ -16,7 +19,16 @@ impl Member {
     ///
     /// # Protocol
     /// Java: `DefaultMQPushConsumerImpl.sendMessageBack`.
-    pub(crate) async fn give_back(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
+    pub(crate) async fn give_back(
+        &self,
+        queue: &AssignedQueue,
+        message: &StoredMessage,
+        delay_level: i32,
+    ) -> Result<(), Error> {
+        if let Some(popped) = &queue.popped {
+            self.give_back_popped(popped, message, delay_level).await;
+            return Ok(());
+        }
         let queue = message.queue();
         let broker_name = self.client.broker_of(&queue);
         // A queue of a static topic may have moved since, and its message lie on another broker than the queue is on.
@@ -64,14 +76,18 @@ impl Member {
     /// A message of the retry topic carries the topic it was sent to, and none a namespace.
     pub(crate) fn as_the_user_sees_it(&self, message: &StoredMessage) -> StoredMessage {
         let message = message.clone();
-        let message = match message.property(property::RETRY_TOPIC).filter(|_| is_retry_topic(message.topic())) {
-            Some(topic) => {
-                let topic = self.shared_topic(topic);
-                message.with_topic(topic)
-            }
-            None => message,
-        };
-        self.client.namespace().strip_message(message)
+        if !is_retry_topic(message.topic()) {
+            return self.client.namespace().strip_message(message);
+        }
+        let topic = message.property(property::RETRY_TOPIC).unwrap_or(message.topic());
+        let topic = self.shared_topic(self.popped_topic(topic).unwrap_or(topic));
+        self.client.namespace().strip_message(message.with_topic(topic))
+    }
+
+    /// The topic whose messages lie in a topic if the group has popped them and not settled them in time.
+    fn popped_topic<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let of_group = topic.strip_prefix(RETRY_PREFIX)?.strip_prefix(&*self.group)?;
+        of_group.strip_prefix('_').filter(|topic| self.subscriptions().contains_key(*topic))
     }
 }
 

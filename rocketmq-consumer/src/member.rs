@@ -10,6 +10,7 @@ use crate::{
     offset_store::Offsets,
     operator::Operators,
     polling::{Polling, keep_routes},
+    pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     statistics::{Meters, sample},
@@ -102,6 +103,8 @@ pub(crate) struct Member {
     pub(crate) offsets: Offsets,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
+    /// By which the group pops where brokers have it do so.
+    pub(crate) pops: PopGroup,
     pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
@@ -115,7 +118,10 @@ pub(crate) struct Member {
     /// Held by the one who renews locks or gives them up.
     pub(crate) lock_calls: tokio::sync::Mutex<()>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
+    /// Popped queues that are ours no more, of which messages are.
+    pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
     owns_client: bool,
+    runtime: tokio::runtime::Handle,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
     pub(crate) stopped: CancellationToken,
@@ -143,9 +149,18 @@ impl Member {
             }
             None => Offsets::Brokers,
         };
+        let is_ordered = listener.as_ref().is_some_and(|listener| listener.is_ordered);
+        let pops = PopGroup {
+            client: client.clone(),
+            group: group.clone(),
+            start_at: config.start_at,
+            is_ordered: false,
+            max_reconsume_times: config.max_reconsume_times(is_ordered),
+        };
         let member = Arc::new(Self {
             client,
             group,
+            pops,
             ordered_calls: Limit::new(config.concurrency),
             listener,
             filter,
@@ -166,7 +181,9 @@ impl Member {
             lock_calls: tokio::sync::Mutex::default(),
             config,
             queues: Mutex::default(),
+            left: Mutex::default(),
             owns_client,
+            runtime: tokio::runtime::Handle::current(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             given_up: CancellationToken::new(),
@@ -234,7 +251,11 @@ impl Member {
         if !self.subscriptions().keys().any(|known| **known != *topic && !is_retry_topic(known)) {
             return Err(Error::NoSubscription);
         }
-        self.change_subscriptions(|subscriptions| _ = subscriptions.remove(&*topic)).await
+        self.change_subscriptions(|subscriptions| {
+            subscriptions.remove(&*topic);
+            subscriptions.remove(&self.pop_retry_topic(&topic.into()));
+        })
+        .await
     }
 
     /// Finishes what is in hand, records the offsets, leaves the group.
@@ -248,13 +269,15 @@ impl Member {
         if let Some(polling) = &self.polling {
             polling.end().await;
         }
-        let in_hand = || self.queues().values().map(|assigned| assigned.in_hand()).sum();
-        let messages = match self.finish(deadline).await {
+        let begun = self.queues_begun();
+        let in_hand = || begun.iter().map(|assigned| assigned.in_hand()).sum();
+        let messages = match self.finish_all(&begun, deadline).await {
             true => 0,
             false => in_hand(),
         };
         self.given_up.cancel();
         self.tasks.wait().await;
+        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_back_unsettled(&begun)).await;
         let queues: Vec<_> = self.queues().values().cloned().collect();
         let locked: Vec<_> = queues
             .iter()
@@ -280,6 +303,12 @@ impl Member {
 
     pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Arc<AssignedQueue>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// All queues of which something may be in hand.
+    fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
+        let left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.queues().values().chain(&*left).cloned().collect()
     }
 
     /// What is subscribed to now.
@@ -320,8 +349,12 @@ impl Member {
 
     /// How often a message that failed comes again.
     pub(crate) fn max_reconsume_times(&self) -> i32 {
-        let default = if self.is_ordered() { i32::MAX } else { DEFAULT_RECONSUME_TIMES };
-        self.config.max_reconsume_times.unwrap_or(default)
+        self.pops.max_reconsume_times
+    }
+
+    /// Has a task of this member run, wherever that is called: a stream's messages may be settled outside of the runtime.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
@@ -350,13 +383,12 @@ impl Member {
     }
 
     /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
-    async fn finish(&self, deadline: Deadline) -> bool {
+    async fn finish_all(&self, begun: &[Arc<AssignedQueue>], deadline: Deadline) -> bool {
         let done = CancellationToken::new();
         let wait = async {
             let all_done = async {
                 // Deliveries of a stream are in nobody's hands but the user's.
-                let queues: Vec<_> = self.queues().values().cloned().collect();
-                for assigned in queues {
+                for assigned in begun {
                     assigned.wait_none_in_hand().await;
                 }
                 self.tasks.wait().await;
@@ -381,7 +413,10 @@ impl Member {
 
     /// Changes what is subscribed to, gives up the queues of topics that have gone or have another filter, and tells
     /// the brokers.
-    async fn change_subscriptions(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions)) -> Result<(), Error> {
+    pub(crate) async fn change_subscriptions(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Subscriptions),
+    ) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
@@ -397,6 +432,7 @@ impl Member {
         };
         let gone: Vec<_> = self.queues().values().filter(|assigned| !is_current(assigned)).cloned().collect();
         let given_up = being_given_up(&gone);
+        self.withdraw(&gone);
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
         drop(changing);
@@ -421,5 +457,3 @@ impl Member {
 
 /// What recording offsets and closing connections get even where waiting has used up the time.
 const CLOSING: Duration = Duration::from_secs(1);
-/// Java: `DefaultMQPushConsumerImpl.getMaxReconsumeTimes`.
-const DEFAULT_RECONSUME_TIMES: i32 = 16;

@@ -3,7 +3,7 @@
 use crate::{assigned::AssignedQueue, member::Member, outcome::Failed, statistics::millis, subscriptions::now_ms};
 use rocketmq_common::{
     ConsumingDirectly, MessageQueue, Operated, Refusal, StoredMessage,
-    protocol::{ConsumeStatus, ConsumedDirectly, DirectResult, QueueInfo, QueueTable, RunningInfo, prop},
+    protocol::{ConsumeStatus, ConsumedDirectly, DirectResult, PopQueueInfo, QueueInfo, QueueTable, RunningInfo, prop},
     remote::ResponseCode,
 };
 use std::{
@@ -34,7 +34,9 @@ impl Operated for Member {
     /// Java: `DefaultMQPushConsumerImpl.consumerRunningInfo`.
     fn running_info(&self) -> RunningInfo {
         let queues: Vec<_> = self.queues().values().cloned().collect();
-        let table = queues.iter().map(|assigned| (assigned.queue.clone(), queue_info(assigned)));
+        let (popped, pulled): (Vec<_>, Vec<_>) = queues.iter().partition(|assigned| assigned.popped.is_some());
+        let pulled = pulled.into_iter().map(|assigned| (assigned.queue.clone(), queue_info(assigned)));
+        let popped = popped.into_iter().map(|assigned| (assigned.queue.clone(), popped_info(assigned)));
         let now = Instant::now();
         let status = self.meters.all().into_iter().map(|(topic, meter)| {
             let (_, rates) = meter.rates(now);
@@ -51,7 +53,8 @@ impl Operated for Member {
         RunningInfo {
             properties: self.properties(),
             subscription_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
-            mq_table: table.collect(),
+            mq_table: pulled.collect(),
+            mq_pop_table: popped.collect(),
             status_table: status.collect(),
             ..RunningInfo::default()
         }
@@ -134,7 +137,8 @@ impl Member {
         let ours: Vec<(Arc<AssignedQueue>, i64)> = {
             let queues = self.queues();
             let ours = offsets.into_iter().filter_map(|(queue, offset)| Some((queues.get(&queue)?.clone(), offset)));
-            ours.filter(|(assigned, _)| !assigned.is_revoked()).collect()
+            // Where a group pops, brokers move it by themselves.
+            ours.filter(|(assigned, _)| !assigned.is_revoked() && assigned.popped.is_none()).collect()
         };
         let moving: Vec<_> = ours.into_iter().map(|(assigned, offset)| Moving::begin(assigned, offset)).collect();
         let none_in_hand = async {
@@ -242,6 +246,16 @@ fn queue_info(assigned: &AssignedQueue) -> QueueInfo {
         is_dropped: assigned.is_revoked(),
         last_pull_timestamp: assigned.meter.pulled_ms(),
         last_consume_timestamp: assigned.meter.consumed_ms(),
+    }
+}
+
+/// Java: `PopProcessQueue.fillPopProcessQueueInfo`.
+fn popped_info(assigned: &AssignedQueue) -> PopQueueInfo {
+    let unsettled = assigned.popped.as_ref().map_or(0, |popped| popped.count());
+    PopQueueInfo {
+        wait_ack_count: i32::try_from(unsettled).unwrap_or(i32::MAX),
+        is_dropped: assigned.is_revoked(),
+        last_pop_timestamp: assigned.meter.pulled_ms(),
     }
 }
 

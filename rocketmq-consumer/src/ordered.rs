@@ -72,7 +72,7 @@ async fn run(member: &Member, assigned: &AssignedQueue, order: &Order, next: Nex
     };
     let mut again = Vec::new();
     for (index, message) in messages.into_iter().enumerate() {
-        if !failed.is_failed(index) || is_done_with(member, &message, &failed).await {
+        if !failed.is_failed(index) || is_done_with(member, assigned, &message, &failed).await {
             assigned.finish(epoch, message.queue_offset());
         } else {
             again.push(message.consumed_in_vain());
@@ -87,13 +87,13 @@ async fn run(member: &Member, assigned: &AssignedQueue, order: &Order, next: Nex
 }
 
 /// Whether a failed message does not come again: because it need not, or because it is a dead letter now.
-async fn is_done_with(member: &Member, message: &StoredMessage, failed: &Failed) -> bool {
+async fn is_done_with(member: &Member, assigned: &AssignedQueue, message: &StoredMessage, failed: &Failed) -> bool {
     member.tell_failed(message, &failed.reason);
     if member.is_broadcast {
         return true;
     }
     let is_over = failed.is_dead() || message.reconsume_times() >= member.max_reconsume_times();
-    is_over && member.give_back(message, DEAD).await.is_ok()
+    is_over && member.give_back(assigned, message, DEAD).await.is_ok()
 }
 
 /// Java: the limits of `ConsumeMessageOrderlyService.submitConsumeRequestLater`.

@@ -2,7 +2,6 @@ use crate::{
     Error, Filter, Position,
     assigned::{AssignedQueue, InHand},
     member::Member,
-    polled_queue::PolledQueue,
     share::Share,
     subscriptions::{now_ms, parse_one, wrapped},
 };
@@ -89,11 +88,6 @@ impl Assigned {
 }
 
 impl Member {
-    /// What a queue of ours has beside, where it is polled.
-    pub(crate) fn polled_queue(&self) -> Option<PolledQueue> {
-        self.polling.as_ref().map(|polling| PolledQueue::new(polling.auto_commit))
-    }
-
     /// The messages of one pull, as soon as there are any; none when the time is up.
     pub(crate) async fn poll(&self, limit: Duration) -> Result<Vec<StoredMessage>, Error> {
         let Some(polling) = &self.polling else { return Ok(Vec::new()) };
@@ -288,7 +282,7 @@ impl Member {
         self.look_routes_up().await;
         for (topic, subscription) in self.subscriptions().iter() {
             let queues = by_topic.get(topic).cloned().unwrap_or_default();
-            self.take_over(topic, subscription, Share { queues, members: Some(1) }).await;
+            self.take_over(topic, subscription, Share::of(queues, 1)).await;
         }
         let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for topic in before.iter().filter(|topic| !by_topic.contains_key(*topic)) {

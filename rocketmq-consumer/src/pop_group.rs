@@ -10,7 +10,8 @@ use rocketmq_common::{
     remote::{Deadline, ResponseCode},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::task::TaskTracker;
 
 /// A group that pops.
 #[derive(Clone, Debug)]
@@ -143,13 +144,30 @@ impl PopGroup {
         }
     }
 
-    /// Whether a message has come more often than a message may.
-    pub(crate) fn came_too_often(&self, message: &StoredMessage) -> bool {
-        message.reconsume_times() > self.max_reconsume_times
+    /// Those of some messages that are to be consumed. The others are settled when this returns: as dead letters if they
+    /// came too often, else as messages that nobody wants.
+    pub(crate) async fn keep_wanted(
+        &self,
+        tasks: &TaskTracker,
+        came: Vec<(StoredMessage, Kept)>,
+        is_wanted: impl Fn(&StoredMessage) -> bool,
+    ) -> Vec<(StoredMessage, Kept)> {
+        let mut settling = JoinSet::new();
+        let mut wanted = Vec::with_capacity(came.len());
+        for (message, kept) in came {
+            match (is_wanted(&message), message.reconsume_times() > self.max_reconsume_times) {
+                (true, false) => wanted.push((message, kept)),
+                (is_dead, _) => _ = settling.spawn(self.clone().put_aside(message, kept, is_dead)),
+            }
+        }
+        // Tracked, so that a caller who is dropped does not leave a dead letter that is not acknowledged.
+        if !settling.is_empty() {
+            let _ = tasks.spawn(settling.join_all()).await;
+        }
+        wanted
     }
 
-    /// Settles a message that nobody is to consume: as a dead letter, or as one that is not wanted.
-    pub(crate) async fn put_aside(self, message: StoredMessage, kept: Kept, is_dead: bool) {
+    async fn put_aside(self, message: StoredMessage, kept: Kept, is_dead: bool) {
         let settled = async {
             if is_dead {
                 self.bury(&message).await?;
@@ -163,6 +181,23 @@ impl PopGroup {
             );
         }
     }
+}
+
+/// Whether a failure may pass by itself.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    let Error::Client(error) = error else { return false };
+    let passes = |code| {
+        matches!(
+            code,
+            ResponseCode::SYSTEM_ERROR
+                | ResponseCode::SYSTEM_BUSY
+                | ResponseCode::SERVICE_NOT_AVAILABLE
+                | ResponseCode::TOPIC_NOT_EXIST
+                | ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST
+                | ResponseCode::FLOW_CONTROL
+        )
+    };
+    error.is_retryable() || error.response_code().is_some_and(passes)
 }
 
 /// All queues of a broker.

@@ -1,7 +1,7 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
     pop_config::{check_invisible, check_max},
-    pop_group::{ALL_QUEUES, PopGroup},
+    pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
     subscription::wants,
     subscriptions::{Subscriptions, look_routes_up, one_more, renew},
@@ -11,7 +11,7 @@ use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue,
     protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, SubscriptionData},
     random::random_u64,
-    remote::{Deadline, ResponseCode},
+    remote::Deadline,
 };
 use std::{
     collections::BTreeSet,
@@ -24,7 +24,6 @@ use std::{
 };
 use tokio::{
     sync::Notify,
-    task::JoinSet,
     time::{sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -219,23 +218,14 @@ impl Popper {
         max: i32,
         invisible_ms: i64,
     ) -> Result<Taken, Error> {
-        let mut taken = Taken::default();
-        let mut settling = JoinSet::new();
-        for (message, kept) in self.pops.pop(target, subscription, max, invisible_ms).await? {
-            let is_wanted = wants(subscription, &message);
-            if is_wanted && !self.pops.came_too_often(&message) {
-                let message = self.pops.client.namespace().strip_message(message);
-                taken.messages.push(PoppedMessage::new(message, kept, self.pops.clone()));
-                continue;
-            }
-            taken.unwanted = true;
-            settling.spawn(PopGroup::clone(&self.pops).put_aside(message, kept, is_wanted));
-        }
-        // Tracked, so that a receiver that is dropped does not leave a dead letter that is not acknowledged.
-        if !settling.is_empty() {
-            let _ = self.tasks.spawn(settling.join_all()).await;
-        }
-        Ok(taken)
+        let came = self.pops.pop(target, subscription, max, invisible_ms).await?;
+        let count = came.len();
+        let wanted = self.pops.keep_wanted(&self.tasks, came, |message| wants(subscription, message)).await;
+        let popped = |(message, kept)| {
+            PoppedMessage::new(self.pops.client.namespace().strip_message(message), kept, self.pops.clone())
+        };
+        let messages: Vec<_> = wanted.into_iter().map(popped).collect();
+        Ok(Taken { unwanted: messages.len() < count, messages })
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
@@ -299,23 +289,6 @@ impl Popper {
     async fn look_routes_up(&self) {
         look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
-}
-
-/// Whether a failure may pass by itself.
-fn is_passing(error: &Error) -> bool {
-    let Error::Client(error) = error else { return false };
-    let passes = |code| {
-        matches!(
-            code,
-            ResponseCode::SYSTEM_ERROR
-                | ResponseCode::SYSTEM_BUSY
-                | ResponseCode::SERVICE_NOT_AVAILABLE
-                | ResponseCode::TOPIC_NOT_EXIST
-                | ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST
-                | ResponseCode::FLOW_CONTROL
-        )
-    };
-    error.is_retryable() || error.response_code().is_some_and(passes)
 }
 
 /// While it waits a receiver asks this often all the same: brokers do not tell of everything that is there to be popped

@@ -24,6 +24,14 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// The limits where messages are popped, which is less far ahead: what waits long has to be hidden anew.
+    ///
+    /// # Protocol
+    /// Java: `DefaultMQPushConsumer.popThresholdForQueue`.
+    pub(crate) fn of_pops(self) -> Self {
+        Self { messages: self.messages.min(MOST_POPPED), ..self }
+    }
+
     /// The limits of one of `queues` queues of a topic, which may together have so many messages and bytes in flight.
     /// Each may have one message at least.
     pub(crate) fn share(self, messages: Option<usize>, bytes: Option<usize>, queues: usize) -> Self {
@@ -124,6 +132,8 @@ impl ProcessQueue {
         self.unfinished < self.limits.messages && self.bytes < self.limits.bytes && span < self.limits.span
     }
 }
+
+const MOST_POPPED: usize = 96;
 
 #[cfg(test)]
 mod tests {

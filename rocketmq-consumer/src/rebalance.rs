@@ -1,14 +1,24 @@
 use crate::{
-    assigned::{AssignedQueue, Order},
+    Filter,
+    assigned::{AssignedQueue, Beside, Order},
     fetch::fetch,
     hold::Hold,
     member::Member,
     ordered::consume_in_order,
+    polled_queue::PolledQueue,
+    popped_queue::PoppedQueue,
+    popping::pop,
     process_queue::{Limits, ProcessQueue},
     share::Share,
     statistics::QueueMeter,
+    subscriptions::now_ms,
 };
-use rocketmq_common::{Error, MessageQueue, message::names::is_retry_topic, protocol::SubscriptionData};
+use rocketmq_common::{
+    Error, MessageQueue,
+    message::names::{is_retry_topic, retry_topic},
+    pop::PopSource,
+    protocol::{RequestMode, SubscriptionData},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -62,12 +72,17 @@ impl Member {
                 share = self.share_of(topic) => share,
             };
             let of_topic = match share {
-                Ok(Some(share)) => self.take_over(topic, subscription, share).await,
+                Ok(Some(share)) => {
+                    let mode = share.mode();
+                    let balance = self.take_over(topic, subscription, share).await;
+                    self.follow_mode(topic, mode).await;
+                    balance
+                }
                 Ok(None) => Balance::Failed,
                 Err(Error::TopicNotFound { .. }) => {
-                    // A retry topic comes with the group's first heartbeat, a topic with its first message.
+                    // The group's retry topic comes with its first heartbeat, a topic with its first message.
                     tracing::debug!(group = %self.group, %topic, "topic does not exist yet");
-                    if is_retry_topic(topic) { Balance::Failed } else { Balance::Done }
+                    if **topic == *retry_topic(&self.group) { Balance::Failed } else { Balance::Done }
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -86,7 +101,7 @@ impl Member {
         self: &Arc<Self>,
         topic: &Arc<str>,
         subscription: &Arc<SubscriptionData>,
-        Share { queues: share, members }: Share,
+        share: Share,
     ) -> Balance {
         let _changing = self.changing_queues.lock().await;
         if !self.subscriptions().get(topic).is_some_and(|current| Arc::ptr_eq(current, subscription)) {
@@ -95,15 +110,17 @@ impl Member {
         let lost: Vec<_> = {
             let queues = self.queues();
             let of_topic = queues.iter().filter(|(queue, _)| queue.topic == *topic);
-            of_topic.filter(|(queue, _)| !share.contains(queue)).map(|(_, assigned)| assigned.clone()).collect()
+            of_topic.filter(|(_, assigned)| !share.contains(assigned)).map(|(_, assigned)| assigned.clone()).collect()
         };
         let given_up = being_given_up(&lost);
         drop(self.revoke_all(lost).await);
-        let new: BTreeSet<_> = {
+        let Share { queues: pulled, popped, members } = share;
+        let are_new = |share: BTreeSet<MessageQueue>| -> BTreeSet<MessageQueue> {
             let queues = self.queues();
             share.into_iter().filter(|queue| !queues.contains_key(queue)).collect()
         };
-        if new.is_empty() || self.stopped.is_cancelled() {
+        let (new, popped) = (are_new(pulled), are_new(popped));
+        if (new.is_empty() && popped.is_empty()) || self.stopped.is_cancelled() {
             self.share_limits(topic, 0);
             self.tell_change(topic, Vec::new(), given_up);
             return Balance::Done;
@@ -122,11 +139,17 @@ impl Member {
         let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
         // Whoever has the lock knows that the last owner is done.
         let settle = if members != Some(1) && !self.locks_queues() { SETTLE } else { Duration::ZERO };
-        let news = taken.keys().cloned().collect();
-        let limits = self.share_limits(topic, taken.len());
+        let news = taken.keys().chain(&popped).cloned().collect();
+        let limits = self.share_limits(topic, taken.len() + popped.len());
         for (queue, order) in taken {
             tracing::info!(group = %self.group, %queue, members, "queue taken");
             self.begin_queue(queue, subscription.clone(), order, limits, settle);
+        }
+        for queue in popped {
+            tracing::info!(group = %self.group, %queue, "queue taken, to be popped");
+            let beside = Beside::Popped(PoppedQueue::new(limits.of_pops()));
+            let assigned = self.assign_queue(queue, subscription.clone(), beside, limits);
+            self.tasks.spawn(pop(self.clone(), assigned, settle));
         }
         self.tell_change(topic, news, given_up);
         balance
@@ -145,16 +168,58 @@ impl Member {
         settle: Duration,
     ) {
         let is_ordered = order.is_some();
-        let window = ProcessQueue::new(limits);
-        let ended = self.stopped.child_token();
-        let meter = QueueMeter::new(self.meters.of(&queue.topic));
-        let polled = self.polled_queue();
-        let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, order, polled, meter));
-        self.queues().insert(queue, assigned.clone());
+        let beside = match (order, &self.polling) {
+            (Some(order), _) => Beside::Order(order),
+            (None, Some(polling)) => Beside::Polled(PolledQueue::new(polling.auto_commit())),
+            (None, None) => Beside::Nothing,
+        };
+        let assigned = self.assign_queue(queue, subscription, beside, limits);
         if is_ordered {
             self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));
         }
         self.tasks.spawn(fetch(self.clone(), assigned, settle));
+    }
+
+    fn assign_queue(
+        &self,
+        queue: MessageQueue,
+        subscription: Arc<SubscriptionData>,
+        beside: Beside,
+        limits: Limits,
+    ) -> Arc<AssignedQueue> {
+        let window = ProcessQueue::new(limits);
+        let ended = self.stopped.child_token();
+        let meter = QueueMeter::new(self.meters.of(&queue.topic));
+        let assigned = Arc::new(AssignedQueue::new(queue.clone(), subscription, window, ended, beside, meter));
+        self.queues().insert(queue, assigned.clone());
+        assigned
+    }
+
+    /// While the group pulls a topic, what it left unsettled when it popped it is pulled as well; while it pops, that
+    /// comes by itself.
+    ///
+    /// # Protocol
+    /// Java: `RebalanceImpl.updateMessageQueueAssignment`.
+    async fn follow_mode(self: &Arc<Self>, topic: &Arc<str>, mode: Option<RequestMode>) {
+        let Some(mode) = mode.filter(|_| !is_retry_topic(topic)) else { return };
+        let (retry_topic, is_pulled) = (self.pop_retry_topic(topic), mode == RequestMode::Pull);
+        if self.subscriptions().contains_key(&retry_topic) == is_pulled {
+            return;
+        }
+        tracing::info!(group = %self.group, %topic, ?mode, "a broker has the topic consumed so");
+        let Ok(data) = Filter::all().subscription(&retry_topic, now_ms()) else { return };
+        // Fails where the consumer has been shut down.
+        let _ = self
+            .change_subscriptions(|subscriptions| match is_pulled && subscriptions.contains_key(topic) {
+                true => _ = subscriptions.insert(retry_topic, Arc::new(data)),
+                false => _ = subscriptions.remove(&retry_topic),
+            })
+            .await;
+    }
+
+    /// Where a message of a topic lies that was popped and not settled in time.
+    pub(crate) fn pop_retry_topic(&self, topic: &Arc<str>) -> Arc<str> {
+        PopSource::RetryV1.real_topic(topic, &self.group)
     }
 
     /// Shares the limits of a topic among our queues and `new` ones; answers those of each.
@@ -181,6 +246,13 @@ impl Member {
                 continue;
             }
             assigned.revoke();
+            if assigned.popped.is_some() {
+                // No offset is recorded, and what is here of it is still ours.
+                tracing::info!(group = %self.group, queue = %assigned.queue, "queue given up, no longer popped");
+                self.queues().remove(&assigned.queue);
+                self.leave(assigned);
+                continue;
+            }
             let member = self.clone();
             if assigned.is_locked_queue() {
                 later.push(self.tasks.spawn(async move {
@@ -209,6 +281,13 @@ impl Member {
         }
         given_up.iter().for_each(|assigned| _ = self.queues().remove(&assigned.queue));
         later
+    }
+
+    /// Remembers a popped queue as long as messages of it are here.
+    fn leave(&self, assigned: Arc<AssignedQueue>) {
+        let mut left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        left.retain(|assigned| assigned.popped.as_ref().is_some_and(|popped| popped.count() > 0));
+        left.push(assigned);
     }
 
     async fn give_up_locked(&self, assigned: &AssignedQueue) {

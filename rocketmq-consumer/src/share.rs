@@ -2,12 +2,14 @@
 
 use crate::{
     allocate::{Allocate, AllocateError, AllocateStrategy, Members, sort_members},
+    assigned::AssignedQueue,
     assignment_change::ChangeHook,
     member::Member,
+    pop_group::ALL_QUEUES,
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
-    protocol::{Assignments, RequestMode},
+    protocol::{Assignment, Assignments, RequestMode},
     remote::ResponseCode,
 };
 use std::{
@@ -45,17 +47,41 @@ impl fmt::Debug for Sharing {
 }
 
 /// The queues of a topic that are ours.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Share {
+    /// Those to pull from.
     pub(crate) queues: BTreeSet<MessageQueue>,
+    /// Those to pop from; a number below 0 stands for all queues that a broker has.
+    pub(crate) popped: BTreeSet<MessageQueue>,
     /// How many share the topic, where that is known.
     pub(crate) members: Option<usize>,
+}
+
+impl Share {
+    /// Queues to pull from.
+    pub(crate) fn of(queues: BTreeSet<MessageQueue>, members: usize) -> Self {
+        Self { queues, popped: BTreeSet::new(), members: Some(members) }
+    }
+
+    pub(crate) fn contains(&self, assigned: &AssignedQueue) -> bool {
+        let queues = if assigned.popped.is_some() { &self.popped } else { &self.queues };
+        queues.contains(&assigned.queue)
+    }
+
+    /// How a broker has the topic consumed, where it says the same of all our queues.
+    pub(crate) fn mode(&self) -> Option<RequestMode> {
+        match (self.queues.is_empty(), self.popped.is_empty()) {
+            (false, true) if self.members.is_none() => Some(RequestMode::Pull),
+            (true, false) => Some(RequestMode::Pop),
+            _ => None,
+        }
+    }
 }
 
 /// What a broker says about our queues.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Ours(BTreeSet<MessageQueue>),
+    Ours(Share),
     /// Nothing that could be acted on; it may know more the next time.
     Nothing,
     /// That the members have to share the queues out by themselves; this is why.
@@ -67,11 +93,11 @@ impl Member {
     pub(crate) async fn share_of(&self, topic: &Arc<str>) -> Result<Option<Share>, Error> {
         let route = self.client.route(topic).await?;
         if self.is_broadcast {
-            return Ok(Some(Share { queues: route.read_queues().iter().cloned().collect(), members: Some(1) }));
+            return Ok(Some(Share::of(route.read_queues().iter().cloned().collect(), 1)));
         }
         if self.sharing.by_broker {
             match self.ask_broker(topic, &route).await? {
-                Answer::Ours(queues) => return Ok(Some(Share { queues, members: None })),
+                Answer::Ours(share) => return Ok(Some(share)),
                 Answer::Nothing => return Ok(None),
                 Answer::NotMine(reason) => {
                     if !self.sharing.warned.swap(true, Ordering::Relaxed) {
@@ -88,7 +114,7 @@ impl Member {
         }
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
-            Ok(queues) => Ok(Some(Share { queues, members: Some(members.len()) })),
+            Ok(queues) => Ok(Some(Share::of(queues, members.len()))),
             Err(error) => {
                 tracing::error!(
                     group = %self.group, %topic, strategy = self.sharing.strategy.name(),
@@ -129,7 +155,7 @@ impl Member {
             Err(error) if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
                 return Ok(Answer::NotMine("the broker is older than 5.0"));
             }
-            answer => read(answer?, strategy, route.read_queues()),
+            answer => read(answer?, strategy, route.read_queues(), self.polling.is_none()),
         };
         if answer == Answer::Nothing {
             // The broker may know a queue that we do not know yet.
@@ -139,19 +165,31 @@ impl Member {
     }
 }
 
-fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue]) -> Answer {
+fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue], may_pop: bool) -> Answer {
     let Some(assigned) = assignments.queues else {
         return match BROKER_STRATEGIES.contains(&strategy) {
             true => Answer::Nothing,
             false => Answer::NotMine("brokers do not know the strategy"),
         };
     };
-    if assigned.iter().any(|assignment| assignment.mode != RequestMode::Pull) {
-        return Answer::NotMine("an operator has set another mode than pull");
+    let mut share = Share::default();
+    for Assignment { message_queue, mode, .. } in assigned {
+        let queue = MessageQueue::from(message_queue);
+        let is_it = |known: &&MessageQueue| match queue.queue_id {
+            ..0 => mode == RequestMode::Pop && (&known.topic, &known.broker_name) == (&queue.topic, &queue.broker_name),
+            _ => **known == queue,
+        };
+        let Some(known) = known.iter().find(is_it) else { return Answer::Nothing };
+        // The route's own, which share their names.
+        let queue = MessageQueue { queue_id: queue.queue_id.max(ALL_QUEUES), ..known.clone() };
+        match mode {
+            RequestMode::Pull => share.queues.insert(queue),
+            RequestMode::Pop if may_pop => share.popped.insert(queue),
+            RequestMode::Pop => return Answer::NotMine("an operator has set the group to pop, and this member polls"),
+            RequestMode::Other => return Answer::NotMine("an operator has set another mode than pull and pop"),
+        };
     }
-    let assigned: BTreeSet<_> = assigned.into_iter().map(|it| MessageQueue::from(it.message_queue)).collect();
-    let ours: BTreeSet<_> = known.iter().filter(|queue| assigned.contains(queue)).cloned().collect();
-    if ours.len() == assigned.len() { Answer::Ours(ours) } else { Answer::Nothing }
+    Answer::Ours(share)
 }
 
 /// The setters of a builder with a [`Sharing`] in its field `manner.sharing`.
@@ -170,9 +208,13 @@ macro_rules! sharing_setters {
 
         /// Brokers share the queues out, and the members ask for theirs: by [average](crate::Allocate::average) or by
         /// [circle](crate::Allocate::by_circle), whichever is the strategy of this consumer. With any other strategy,
-        /// with brokers before 5.0, where an operator has set the group to pop, and where messages are consumed in
-        /// order, the members share the queues out by themselves, as if this had not been called; a warning in the log
-        /// says so once.
+        /// with brokers before 5.0, and where messages are consumed in order, the members share the queues out by
+        /// themselves, as if this had not been called; a warning in the log says so once.
+        ///
+        /// An operator may have the group pop a topic, and may change that at any time. A push consumer then takes
+        /// messages from a broker without having queues to itself, so that a slow member holds nobody up: nothing is
+        /// recorded as done, each message is acknowledged. What fails comes again after the same delays; it keeps its
+        /// topic. `max_messages_per_queue` above 96 counts as 96 then. A pull consumer never pops.
         ///
         /// ```no_run
         /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
@@ -187,7 +229,8 @@ macro_rules! sharing_setters {
         /// ```
         ///
         /// # Protocol
-        /// `QUERY_ASSIGNMENT` (400). Java: `DefaultMQPushConsumer.setClientRebalance(false)`.
+        /// `QUERY_ASSIGNMENT` (400), `SET_MESSAGE_REQUEST_MODE` (401). Java:
+        /// `DefaultMQPushConsumer.setClientRebalance(false)`.
         pub fn allocate_by_broker(mut self) -> Self {
             self.manner.sharing.by_broker = true;
             self
@@ -241,24 +284,55 @@ mod tests {
         Assignments { queues: Some(queues.iter().map(assignment).collect()) }
     }
 
+    fn pulled(queues: &[MessageQueue]) -> Answer {
+        Answer::Ours(Share { queues: queues.iter().cloned().collect(), ..Share::default() })
+    }
+
     #[test]
     fn a_broker_gives_queues_and_takes_all_of_them() {
         let some = assigned(&[(2, RequestMode::Pull), (1, RequestMode::Pull)]);
-        assert_eq!(read(some, "AVG", &known()), Answer::Ours(known()[1..3].iter().cloned().collect()));
-        assert_eq!(read(assigned(&[]), "AVG", &known()), Answer::Ours(BTreeSet::new()));
+        assert_eq!(read(some, "AVG", &known(), true), pulled(&known()[1..3]));
+        assert_eq!(read(assigned(&[]), "AVG", &known(), true), pulled(&[]));
+    }
+
+    #[test]
+    fn a_broker_has_queues_popped_one_by_one_or_all_of_them() {
+        let popped = |ids: &[i32]| {
+            let popped = ids.iter().map(|id| MessageQueue::new("T", "b", *id)).collect();
+            Answer::Ours(Share { popped, ..Share::default() })
+        };
+        let some = assigned(&[(2, RequestMode::Pop), (1, RequestMode::Pop)]);
+        assert_eq!(read(some.clone(), "AVG", &known(), true), popped(&[1, 2]));
+        assert_eq!(read(assigned(&[(-1, RequestMode::Pop)]), "AVG", &known(), true), popped(&[-1]));
+        assert!(matches!(read(some, "AVG", &known(), false), Answer::NotMine(_)));
     }
 
     #[test]
     fn a_queue_that_is_not_known_yet_changes_nothing() {
-        let more = assigned(&[(1, RequestMode::Pull), (4, RequestMode::Pull)]);
-        assert_eq!(read(more, "AVG", &known()), Answer::Nothing);
-        assert_eq!(read(Assignments::default(), "AVG_BY_CIRCLE", &known()), Answer::Nothing);
+        for mode in [RequestMode::Pull, RequestMode::Pop] {
+            let more = assigned(&[(1, mode), (4, mode)]);
+            assert_eq!(read(more, "AVG", &known(), true), Answer::Nothing);
+        }
+        assert_eq!(read(assigned(&[(-1, RequestMode::Pull)]), "AVG", &known(), true), Answer::Nothing);
+        assert_eq!(read(assigned(&[(-1, RequestMode::Pop)]), "AVG", &[], true), Answer::Nothing);
+        assert_eq!(read(Assignments::default(), "AVG_BY_CIRCLE", &known(), true), Answer::Nothing);
     }
 
     #[test]
     fn what_no_broker_does_is_for_the_members_to_do() {
-        let pop = assigned(&[(1, RequestMode::Pull), (-1, RequestMode::Pop)]);
-        assert!(matches!(read(pop, "AVG", &known()), Answer::NotMine(_)));
-        assert!(matches!(read(Assignments::default(), "CONSISTENT_HASH", &known()), Answer::NotMine(_)));
+        let newer = assigned(&[(1, RequestMode::Other)]);
+        assert!(matches!(read(newer, "AVG", &known(), true), Answer::NotMine(_)));
+        assert!(matches!(read(Assignments::default(), "CONSISTENT_HASH", &known(), true), Answer::NotMine(_)));
+    }
+
+    #[test]
+    fn the_mode_is_what_a_broker_says_of_all_queues() {
+        let of = |pulled: usize, popped: usize| {
+            let some = |count: usize| known().into_iter().take(count).collect();
+            Share { queues: some(pulled), popped: some(popped), members: None }.mode()
+        };
+        assert_eq!([of(1, 0), of(0, 1)], [Some(RequestMode::Pull), Some(RequestMode::Pop)]);
+        assert_eq!([of(0, 0), of(1, 1)], [None, None]);
+        assert_eq!(Share::of(known().into_iter().collect(), 1).mode(), None, "no broker was asked");
     }
 }

@@ -72,9 +72,9 @@ pub struct TopicStatistics {
 pub struct QueueStatistics {
     /// The broker's name.
     pub broker_name: String,
-    /// The number of the queue on that broker.
+    /// The number of the queue on that broker; -1 where this member pops from all that the broker has.
     pub queue_id: i32,
-    /// The offset all before which are done; `None` before it is known.
+    /// The offset all before which are done; `None` before it is known, and where messages are popped.
     pub offset: Option<i64>,
     /// The end of the queue, as the last pull told it; `None` before the first. While nothing is fetched, because the
     /// consumer is suspended or has its hands full, it does not move.
@@ -401,8 +401,9 @@ impl Member {
         let mut queues: BTreeMap<Arc<str>, Vec<QueueStatistics>> = BTreeMap::new();
         for (queue, assigned) in &*self.queues() {
             let window = assigned.window();
-            let (offset, in_flight) = (window.commit_offset(), window.unfinished().count());
+            let (offset, in_window) = (window.commit_offset(), window.unfinished().count());
             drop(window);
+            let in_flight = assigned.popped.as_ref().map_or(in_window, |popped| popped.count());
             let max_offset = assigned.meter.max_offset();
             let lag = offset.zip(max_offset).map(|(offset, max)| u64::try_from(max - offset).unwrap_or(0));
             queues.entry(queue.topic.clone()).or_default().push(QueueStatistics {

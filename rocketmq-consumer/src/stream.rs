@@ -12,11 +12,12 @@ use std::{
     future::{Future, poll_fn},
     ops::Deref,
     pin::Pin,
+    slice,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{runtime::Handle, time::sleep};
+use tokio::time::sleep;
 
 /// Messages to be fetched one after the other, instead of a listener; made by
 /// [`stream`](crate::PushConsumerBuilder::stream). Ends once the consumer has been shut down; dropping it, and the
@@ -26,14 +27,13 @@ use tokio::{runtime::Handle, time::sleep};
 /// taken and not settled: whoever settles none gets no more in the end.
 pub struct MessageStream {
     consumer: PushConsumer,
-    runtime: Handle,
     /// For when there is nothing to give.
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl MessageStream {
     pub(crate) fn new(consumer: PushConsumer) -> Self {
-        Self { consumer, runtime: Handle::current(), waiting: None }
+        Self { consumer, waiting: None }
     }
 
     /// The consumer behind the stream: to shut it down, suspend it, subscribe to more.
@@ -65,14 +65,19 @@ impl Stream for MessageStream {
             }
             if !member.is_suspended() {
                 if let Some(task) = member.dispatcher.take() {
-                    let Some(in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
+                    let Some(in_hand) = task.queue.take_in_hand(task.epoch) else {
+                        member.give_back_unbegun(&task.queue, vec![task.messages]);
+                        continue;
+                    };
+                    if !task.queue.may_begin(&task.messages) {
+                        continue;
+                    }
                     let message = member.as_the_user_sees_it(&task.messages);
                     let watch = member.interceptors.before(member.group(), [&message], false);
                     let settling = Settling {
                         watch,
                         given_out: Instant::now(),
                         member,
-                        runtime: self.runtime.clone(),
                         queue: task.queue,
                         epoch: task.epoch,
                         stored: task.messages,
@@ -113,7 +118,6 @@ pub struct Delivery {
 /// What it takes to settle a message.
 struct Settling {
     member: Arc<Member>,
-    runtime: Handle,
     queue: Arc<AssignedQueue>,
     epoch: u32,
     /// The message as the broker knows it.
@@ -133,7 +137,7 @@ impl Delivery {
     pub fn ack(mut self) {
         if let Some(settling) = self.settling.take() {
             settling.tell(Consumed::Done);
-            settling.queue.finish(settling.epoch, settling.stored.queue_offset());
+            settling.finish();
         }
     }
 
@@ -182,15 +186,17 @@ impl Settling {
             return;
         }
         self.tell(Consumed::Failed { messages: 1, reason: "not acknowledged" });
-        // Dropped wherever its owner was, perhaps outside of the runtime.
-        let runtime = self.runtime.clone();
         let giving_back = async move {
             tokio::select! {
                 () = self.member.given_up.cancelled() => {}
                 () = self.give_back_until_taken(delay_level) => {}
             }
         };
-        member.tasks.spawn_on(giving_back, &runtime);
+        member.spawn(giving_back);
+    }
+
+    fn finish(&self) {
+        self.member.finish(&self.queue, self.epoch, slice::from_ref(&self.stored));
     }
 
     /// Counts the message, and shows the interceptors what became of it.
@@ -204,8 +210,8 @@ impl Settling {
     async fn give_back_until_taken(&self, delay_level: i32) {
         let Self { member, queue, epoch, stored, .. } = self;
         // The next owner of a queue gets what is not done in it.
-        while !member.is_broadcast && member.give_back(stored, delay_level).await.is_err() {
-            if queue.is_revoked() || member.stopped.is_cancelled() {
+        while !member.is_broadcast && member.give_back(queue, stored, delay_level).await.is_err() {
+            if queue.is_left_to_the_next() || member.stopped.is_cancelled() {
                 return;
             }
             tokio::select! {

@@ -14,7 +14,7 @@ use rocketmq_common::{
         DecodeLimits, MessageQueue, StoredMessage, decode_records,
         properties::{lookup, property},
     },
-    protocol::Permission,
+    protocol::{Permission, RequestMode, RequestModeOfGroup},
 };
 use rocketmq_remote::RequestCode;
 use std::{
@@ -238,6 +238,20 @@ impl DevCluster {
             if let Some(config) = store.log.topic(topic) {
                 store.log.set_topic(topic, TopicConfig { perm, ..config });
             }
+        }
+    }
+
+    /// Has a group pop a topic from now on, or pull it again, as far as its members have brokers share the queues out. An
+    /// operator of a real cluster does so with `mqadmin setConsumeMode`.
+    pub fn set_to_pop(&self, topic: &str, group: &str, pops: bool) {
+        let set = RequestModeOfGroup {
+            consumer_group: group.to_owned(),
+            mode: if pops { RequestMode::Pop } else { RequestMode::Pull },
+            pop_share_queue_num: 0,
+            topic: topic.to_owned(),
+        };
+        for (broker, _) in self.brokers.iter() {
+            broker.request_modes().insert((set.topic.clone(), set.consumer_group.clone()), set.clone());
         }
     }
 

@@ -11,8 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{
     ClientConfig, Message, MessageQueue,
     message::names::retry_topic,
-    protocol::{Assignment, RequestMode, RequestModeOfGroup, SetRequestMode},
-    remote::{Json, RequestCode, ResponseCode},
+    remote::{RequestCode, ResponseCode},
 };
 use rocketmq_consumer::{
     Allocate, AllocateError, AllocateStrategy, AssignmentChange, Filter, Members, PullConsumer, PushConfig,
@@ -454,49 +453,6 @@ pub(crate) async fn what_brokers_cannot_share_out_the_members_do(cluster: &Clust
         two.shutdown().await?;
     }
     Ok(())
-}
-
-pub(crate) async fn a_group_set_to_pop_is_consumed_all_the_same(cluster: &Cluster) -> Result<()> {
-    let (topic, group) = (cluster.topic(4).await?, random_name("group"));
-    let (queues, strategy) = (cluster.queues(&topic).await?, Counted::like(Allocate::average()));
-    let ([one, two], inboxes) = two_by_broker(cluster, (&topic, &group), &strategy, false).await?;
-    are_shared_by(&Allocate::average(), &[&one, &two], &queues).await?;
-    come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
-    ensure!(strategy.asked() == 0, "the strategy of the members was asked {} times", strategy.asked());
-    cluster.at("set to pop");
-    let client = cluster.client().await?;
-    client.route(&topic.as_str().into()).await?;
-    let broker = client.master(&queues[0].broker_name)?;
-    let set_to_pop = async |topic: String| {
-        let set =
-            RequestModeOfGroup { consumer_group: group.clone(), mode: RequestMode::Pop, pop_share_queue_num: 0, topic };
-        client.call(&broker, &SetRequestMode {}, Json(set), client.request_deadline()).await
-    };
-    let of_retry_topic = set_to_pop(retry_topic(&group)).await;
-    ensure!(code(&of_retry_topic) == Some(ResponseCode::NO_PERMISSION), "the retry topic: {of_retry_topic:?}");
-    let of_no_topic = set_to_pop(random_name("none")).await;
-    ensure!(code(&of_no_topic) == Some(ResponseCode::TOPIC_NOT_EXIST), "a topic that is not there: {of_no_topic:?}");
-    set_to_pop(topic.clone()).await?;
-    let popped = client.query_assignment(&group, &topic.as_str().into(), "AVG").await?;
-    let popped = popped.queues.context("the broker cannot tell")?;
-    let is_pop = |it: &Assignment| it.mode == RequestMode::Pop && it.message_queue.queue_id == -1;
-    ensure!(popped.len() == 1 && popped.iter().all(is_pop), "the broker answers {popped:?}");
-    eventually(SOON, async || {
-        ensure!(strategy.asked() >= 4, "the members shared queues out {} times", strategy.asked());
-        Ok(())
-    })
-    .await?;
-    are_shared_by(&Allocate::average(), &[&one, &two], &queues).await?;
-    come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
-    cluster.at("one leaves");
-    one.shutdown().await?;
-    are_shared_by(&Allocate::average(), &[&two], &queues).await?;
-    come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], Some(1)).await?;
-    Ok(two.shutdown().await?)
-}
-
-fn code<T>(result: &Result<T, rocketmq_common::remote::Error>) -> Option<ResponseCode> {
-    result.as_ref().err().and_then(|error| error.response_code())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

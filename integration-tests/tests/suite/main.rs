@@ -56,6 +56,7 @@ mod routes;
 mod select;
 mod send;
 mod sending_faults;
+mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
@@ -72,8 +73,8 @@ use trials::{Scenario, trials};
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
 /// alone), `replicated`, on a real one with a replica, `interop`, on both with a Java client beside ours, or `since_5` and
-/// `pair_since_5`, where the real one has what came with RocketMQ 5, as `alone_since_5`, `before_5`, where it has not, or
-/// `retry_v2`, on a cluster of that option.
+/// `pair_since_5`, where the real one has what came with RocketMQ 5, as `alone_since_5` and `interop_since_5`, `before_5`,
+/// where it has not, or `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -98,6 +99,16 @@ fn scenarios() -> Vec<Scenario> {
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
+        since_5 set_to_pop::what_takes_longer_than_it_is_hidden_comes_once,
+        since_5 set_to_pop::what_was_popped_and_left_is_pulled_after_a_switch,
+        since_5 set_to_pop::what_fails_comes_again_and_is_a_dead_letter_in_the_end,
+        since_5 set_to_pop::a_member_that_ends_gives_back_what_it_has_not_begun,
+        since_5 set_to_pop::streams_and_batches_pop_as_well,
+        since_5 set_to_pop::a_group_follows_its_operator_between_pull_and_pop,
+        since_5 set_to_pop::queues_to_pop_may_be_shared_out,
+        since_5 set_to_pop::popping_keeps_filters_and_stops_at_its_limit,
+        since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
+        embedded set_to_pop::an_acknowledgement_that_fails_is_made_again,
         since_5 popping::what_comes_too_often_is_a_dead_letter,
         since_5 popping::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
@@ -121,6 +132,7 @@ fn scenarios() -> Vec<Scenario> {
         real_changing changes::a_broker_at_another_address_is_found_again,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
+        interop_since_5 mixed::a_java_member_and_ours_pop_together,
         interop mixed::order_holds_while_queues_move_between_java_and_us,
         interop mixed::java_members_and_ours_share_queues_exactly,
         interop interop::java_answers_our_requests,
@@ -182,7 +194,6 @@ fn scenarios() -> Vec<Scenario> {
         both allocation::changes_of_assignments_are_told,
         since_5 allocation::brokers_share_queues_out,
         both allocation::what_brokers_cannot_share_out_the_members_do,
-        since_5 allocation::a_group_set_to_pop_is_consumed_all_the_same,
         both streams::a_stream_brings_every_message_once,
         both streams::who_acknowledges_nothing_gets_no_more,
         both broadcast::every_member_gets_every_message,

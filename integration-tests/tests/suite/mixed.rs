@@ -7,11 +7,12 @@ use crate::{
     java::Java,
     ordered::{keep_sending, quick},
     send::send_from,
+    set_to_pop,
     wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::Message;
-use rocketmq_consumer::{Allocate, AllocateStrategy, Filter, PushConsumer, StoredMessage};
+use rocketmq_consumer::{Allocate, AllocateStrategy, Filter, Outcome, PushConsumer, StoredMessage};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,6 +108,66 @@ pub(crate) async fn java_members_and_ours_share_queues_exactly(cluster: &Cluster
         }
     }
     Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_java_member_and_ours_pop_together(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(4).await?, random_name("group"), Inbox::new());
+    let kept = inbox.clone();
+    let ours = set_to_pop::popping(cluster, (&topic, &group), set_to_pop::config(), move |message: StoredMessage| {
+        let fails = message.body().starts_with(b"rust fails") && message.reconsume_times() == 0;
+        kept.keep(message);
+        async move { if fails { Outcome::failed("not yet").delay_level(1) } else { Outcome::done() } }
+    })
+    .await?;
+    let mut java = Java::run("PoppingMember.java", &[cluster.name_server(), &topic, &group]).await?;
+    cluster.at("waiting for the Java member");
+    java.has("pops", 1).await?;
+    let (producer, of_topic) = (cluster.producer().await?, topic.clone());
+    let body = |index: usize| match index % 20 {
+        0 => format!("rust fails {index}"),
+        10 => format!("java fails {index}"),
+        _ => index.to_string(),
+    };
+    let sent = send_from(4, &producer, 200, move |index| Message::new(&of_topic, body(index))).await?;
+    // What failed at one may come again to the other.
+    let came = || -> Result<Vec<(bool, String, i64)>> {
+        let ours = inbox
+            .messages()
+            .into_iter()
+            .map(|message| (false, message.message_id().into_owned(), i64::from(message.reconsume_times())));
+        let text = |line: &Value| line["id"].as_str().map(str::to_owned).context("no id");
+        let of_java = java.events("message")?;
+        let of_java = of_java.iter().map(|line| Ok((true, text(line)?, line["times"].as_i64().context("no times")?)));
+        ours.map(Ok).chain(of_java).collect()
+    };
+    let failed = || -> Result<usize> {
+        let fails =
+            |message: &StoredMessage| message.body().starts_with(b"rust fails") && message.reconsume_times() == 0;
+        let at_java = java.events("message")?.into_iter().filter(|line| {
+            line["times"] == 0 && line["body"].as_str().is_some_and(|body| body.starts_with("java fails"))
+        });
+        Ok(inbox.messages().iter().filter(|message| fails(message)).count() + at_java.count())
+    };
+    eventually(SOON * 3, async || {
+        let (came, failed) = (came()?, failed()?);
+        let there: BTreeSet<_> = came.iter().map(|(_, id, _)| id).collect();
+        ensure!(there.len() == sent.len(), "{} of {} messages came", there.len(), sent.len());
+        ensure!(came.len() == sent.len() + failed, "{} came, of {} sent and {failed} failed", came.len(), sent.len());
+        Ok(())
+    })
+    .await?;
+    for is_java in [false, true] {
+        let count = came()?.iter().filter(|(of_java, ..)| *of_java == is_java).count();
+        ensure!(count > 0, "nothing came to {}", if is_java { "the Java member" } else { "ours" });
+    }
+    let again = came()?.iter().filter(|(.., times)| *times == 1).count();
+    ensure!(again == failed()? && again > 0, "{again} came again, {} failed", failed()?);
+    java.end().await?;
+    cluster.at("the Java member has left");
+    let more = producer.send(Message::new(&topic, "the last")).await?.message_id;
+    inbox.has_all([&more], SOON).await?;
+    producer.shutdown().await?;
+    Ok(ours.shutdown().await?)
 }
 
 /// One listener call, of Java's or ours, by the clock of this machine.

@@ -52,7 +52,12 @@ async fn ask<R: Request<Body: Clone>>(
     Ok(client.call(&addr, request, body, Deadline::after(SOON)).await?)
 }
 
-async fn running_info(cluster: &Cluster, topic: &str, group: &str, consumer: &PushConsumer) -> Result<RunningInfo> {
+pub(crate) async fn running_info(
+    cluster: &Cluster,
+    topic: &str,
+    group: &str,
+    consumer: &PushConsumer,
+) -> Result<RunningInfo> {
     let client_id = consumer.client().id().clone();
     let request = GetRunningInfo { consumer_group: group.into(), client_id, with_stacks: Some(false) };
     Ok(ask(cluster, topic, &request, ()).await?)

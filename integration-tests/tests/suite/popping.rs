@@ -91,12 +91,12 @@ async fn until(popper: &PopConsumer, clock: &str) -> Result<Vec<PoppedMessage>> 
 }
 
 /// The retry topic of the first generation.
-fn retry_topic(group: &str, topic: &str) -> String {
+pub(crate) fn retry_topic(group: &str, topic: &str) -> String {
     format!("%RETRY%{group}_{topic}")
 }
 
 /// Fails unless so many messages lie in a retry topic, once the name server knows it.
-async fn expect_retried(cluster: &Cluster, topic: &str, expected: usize) -> Result<()> {
+pub(crate) async fn expect_retried(cluster: &Cluster, topic: &str, expected: usize) -> Result<()> {
     eventually(LATE, async || {
         let count = cluster.stored(topic).await?.len();
         ensure!(count == expected, "{count} messages lie in {topic}, expected {expected}");

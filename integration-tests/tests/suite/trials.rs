@@ -98,6 +98,14 @@ impl Scenario {
         Self { needs_java: true, ..Self::new(name, Some(Use::Shared), run) }
     }
 
+    /// As [`interop`](Self::interop), with what brokers and clients know from 5.0 on.
+    pub(crate) fn interop_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { needs_java: true, since_5: true, ..Self::new(name, Some(Use::Shared), run) }
+    }
+
     /// As [`pair`](Self::pair), with what brokers know from 5.0 on.
     pub(crate) fn pair_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,
