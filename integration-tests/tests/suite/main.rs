@@ -105,6 +105,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 set_to_pop::a_member_that_ends_gives_back_what_it_has_not_begun,
         since_5 set_to_pop::streams_and_batches_pop_as_well,
         since_5 set_to_pop::a_group_follows_its_operator_between_pull_and_pop,
+        since_5 set_to_pop::an_operator_moves_a_group_that_pops,
         since_5 set_to_pop::queues_to_pop_may_be_shared_out,
         since_5 set_to_pop::popping_keeps_filters_and_stops_at_its_limit,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,

@@ -64,7 +64,7 @@ pub(crate) async fn running_info(
 }
 
 /// Moves a group: to the first messages stored at or after a moment, or to the end where that is below 0.
-async fn reset(cluster: &Cluster, topic: &str, group: &str, timestamp_ms: i64) -> Result<()> {
+pub(crate) async fn reset(cluster: &Cluster, topic: &str, group: &str, timestamp_ms: i64) -> Result<()> {
     let request = ResetOffset {
         topic: topic.into(),
         group: group.into(),

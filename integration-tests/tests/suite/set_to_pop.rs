@@ -6,7 +6,7 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
-    operators::running_info,
+    operators::{self, running_info},
     popping::{self, expect_retried, send},
     wait::{SOON, eventually},
 };
@@ -468,6 +468,30 @@ pub(crate) async fn popping_keeps_filters_and_stops_at_its_limit(cluster: &Clust
     inbox.has(came + 1, SOON).await?;
     let last = inbox.messages().pop().context("nothing came")?;
     ensure!(last.topic() == other, "{last:?} came after all");
+    producer.shutdown().await?;
+    Ok(consumer.shutdown().await?)
+}
+
+pub(crate) async fn an_operator_moves_a_group_that_pops(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
+    let consumer = popping(cluster, (&topic, &group), config(), inbox.listener()).await?;
+    let producer = cluster.producer().await?;
+    let ids = send(&producer, &topic, 10).await?;
+    inbox.has_each_once(&ids, SOON).await?;
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    cluster.at("back");
+    operators::reset(cluster, &topic, &group, 0).await?;
+    inbox.has(20, LATE).await?;
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    ensure!(inbox.ids() == ids.iter().cloned().collect() && inbox.len() == 20, "{} came", inbox.len());
+    cluster.at("forward");
+    consumer.suspend();
+    send(&producer, &topic, 5).await?;
+    operators::reset(cluster, &topic, &group, -1).await?;
+    let last = producer.send(Message::new(&topic, "last")).await?.message_id;
+    consumer.resume();
+    inbox.has_all([&last], LATE).await?;
+    ensure!(inbox.len() == 21, "{} messages came, expected one more", inbox.len() - 20);
     producer.shutdown().await?;
     Ok(consumer.shutdown().await?)
 }

@@ -1,18 +1,18 @@
 //! What operators ask of the members of a group, handed on to them. Java: `AdminBrokerProcessor`, `Broker2Client`.
 
 use super::{Asked, Outcome, Refusal, done};
-use crate::{broker::Broker, server::Service};
+use crate::{broker::Broker, pops::QueueOfGroup, server::Service};
 use bytes::Bytes;
-use rocketmq_common::MessageQueue;
 use rocketmq_common::{
+    MessageQueue,
     message::OffsetId,
     protocol::{
         ClientStatus, ConsumeDirectly, GetClientStatus, GetGroupStatus, GetRunningInfo, OffsetTable, QueueTable,
-        ResetClientOffset, ResetOffset,
+        RequestMode, ResetClientOffset, ResetOffset,
     },
 };
 use rocketmq_remote::{Connection, Deadline, Error, Reply, Request, ResponseCode};
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 /// Asks a member how it does.
 pub(super) fn running_info(broker: &Broker, asked: Asked) {
@@ -93,6 +93,9 @@ pub(super) fn reset(broker: &Broker, asked: Asked) {
             let remark = format!("Consumer not online, so can not reset offset, Group: {}", request.group);
             return Err(Refusal::new(ResponseCode::CONSUMER_NOT_ONLINE, remark));
         }
+        if pops(broker, &request) {
+            move_pops(broker, &request.group, &table);
+        }
         let connections = members.iter().filter_map(|(_, connection)| broker.peers().connection(*connection)).collect();
         Ok((connections, request, table))
     };
@@ -119,6 +122,20 @@ pub(super) fn reset(broker: &Broker, asked: Asked) {
         table.write_to(&mut command)?;
         Ok(command)
     });
+}
+
+/// Whether the group is set to pop the topic: it is the broker that knows how far it is then.
+fn pops(broker: &Broker, request: &ResetOffset) -> bool {
+    let of_group = (request.topic.to_string(), request.group.to_string());
+    broker.request_modes().get(&of_group).is_some_and(|set| set.mode == RequestMode::Pop)
+}
+
+fn move_pops(broker: &Broker, group: &Arc<str>, table: &OffsetTable) {
+    for (MessageQueue { topic, queue_id, .. }, offset) in &table.offset_table.0 {
+        let queue = QueueOfGroup { group: group.clone(), topic: topic.clone(), queue_id: *queue_id };
+        broker.store().pops.advance(&queue, *offset);
+        broker.offsets().set(group, topic, *queue_id, *offset);
+    }
 }
 
 /// Where a group is to go on in each queue.
