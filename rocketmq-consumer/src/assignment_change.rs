@@ -17,7 +17,7 @@ pub struct AssignmentChange {
     pub topic: Arc<str>,
     /// All queues of the topic, whoever has them.
     pub all: Vec<MessageQueue>,
-    /// The queues that are this member's now.
+    /// The queues that are this member's now; the number -1 stands for all queues of a broker, to be popped.
     pub own: Vec<MessageQueue>,
     /// Those of them that were not before.
     pub taken: Vec<MessageQueue>,

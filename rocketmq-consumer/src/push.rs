@@ -24,7 +24,9 @@ impl PushConsumer {
         Member::start(wiring, manner).await.map(|handle| Self(Arc::new(handle)))
     }
 
-    /// The queues that belong to this member now, those of the retry topic included.
+    /// The queues that belong to this member now, those of the retry topic included. Where an operator has the group
+    /// [pop](PushConsumerBuilder::allocate_by_broker), a queue may be another member's as well, and the number -1 stands for
+    /// all queues of its broker.
     pub fn assigned_queues(&self) -> Vec<MessageQueue> {
         self.0.assigned_queues()
     }
@@ -76,7 +78,8 @@ impl PushConsumer {
     }
 
     /// Fetches nothing and begins no listener call until [`resume`](Self::resume). Calls under way go on, and the queues
-    /// stay with this member: nobody else consumes them.
+    /// stay with this member: nobody else consumes them. Where the group pops, others go on; what waits here stays hidden from
+    /// them.
     pub fn suspend(&self) {
         self.0.suspend(true);
     }
