@@ -47,7 +47,12 @@ pub(crate) struct Hidden {
 impl Hidden {
     /// Whether the message is visible again, and may be with another member.
     fn has_expired(&self) -> bool {
-        self.kept.try_lock().is_ok_and(|kept| kept.has_expired())
+        self.expires_within(Duration::ZERO)
+    }
+
+    /// Whether that is so after a time, unless somebody settles the message just now.
+    pub(crate) fn expires_within(&self, time: Duration) -> bool {
+        self.kept.try_lock().is_ok_and(|kept| kept.expires <= Instant::now() + time)
     }
 }
 

@@ -114,7 +114,7 @@ async fn keep_hidden(member: Arc<Member>, assigned: Arc<AssignedQueue>) {
     let keep = async {
         while let Some(hidden) = popped.watched() {
             let mut hiding = JoinSet::new();
-            for hidden in hidden {
+            for hidden in hidden.into_iter().filter(|hidden| hidden.expires_within(invisible / 2)) {
                 let pops = member.pops.clone();
                 hiding.spawn(async move { pops.hide_longer(&hidden, invisible).await });
             }
@@ -249,12 +249,9 @@ impl Member {
 }
 
 impl PopGroup {
-    /// Hides a message for longer if half of its time is over, unless somebody settles it just now.
+    /// Hides a message for longer, unless somebody settles it just now.
     async fn hide_longer(&self, hidden: &Hidden, invisible: Duration) {
         let Ok(mut kept) = hidden.kept.try_lock() else { return };
-        if kept.expires.saturating_duration_since(tokio::time::Instant::now()) > invisible / 2 {
-            return;
-        }
         match self.hide(&kept, invisible).await {
             Ok(longer) => *kept = longer,
             Err(error) => tracing::warn!(
