@@ -5,10 +5,12 @@ use crate::{
     inbox::Inbox,
     parcel::varied,
     send::send_from,
-    wait::SOON,
+    wait::{SOON, eventually},
 };
-use anyhow::Result;
-use rocketmq_consumer::Filter;
+use anyhow::{Result, ensure};
+use rocketmq_common::{Message, StoredMessage};
+use rocketmq_consumer::{Filter, PushConsumer};
+use std::time::Duration;
 
 pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> Result<()> {
     for ordered in [false, true] {
@@ -17,14 +19,7 @@ pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> 
         let (producer, client) = (cluster.producer().await?, cluster.client().await?);
         let of_topic = topic.clone();
         send_from(1, &producer, 10, move |index| varied(&of_topic, index)).await?;
-        let start = async |inbox: &Inbox| {
-            let builder = cluster.consumer(&group).subscribe(&topic, Filter::all());
-            let builder = match ordered {
-                true => builder.ordered_listener(inbox.listener()),
-                false => builder.listener(inbox.listener()),
-            };
-            builder.start().await
-        };
+        let start = async |inbox: &Inbox| start(cluster, (&topic, &group), ordered, inbox).await;
         // Brokers of 5.x take no offsets of a group that nobody has been in.
         let consumer = start(&Inbox::new()).await?;
         cluster.expect_recorded(&group, &topic, 10).await?;
@@ -45,3 +40,55 @@ pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> 
     }
     Ok(())
 }
+
+pub(crate) async fn messages_that_are_gone_are_passed_over(cluster: &Cluster) -> Result<()> {
+    let (client, producer) = (cluster.client().await?, cluster.producer().await?);
+    let mut groups = Vec::new();
+    for ordered in [false, true] {
+        let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+        let of_topic = topic.clone();
+        send_from(1, &producer, 10, move |index| varied(&of_topic, index)).await?;
+        let consumer = start(cluster, (&topic, &group), ordered, &Inbox::new()).await?;
+        cluster.expect_recorded(&group, &topic, 10).await?;
+        consumer.shutdown().await?;
+        // Several files of the log.
+        let of_topic = topic.clone();
+        send_from(1, &producer, 100, move |_| Message::new(&of_topic, vec![0; 64 * 1024])).await?;
+        groups.push((topic, group, ordered));
+    }
+    for (topic, group, ordered) in groups {
+        cluster.at(if ordered { "in order" } else { "concurrently" });
+        let queue = &cluster.queues(&topic).await?[0];
+        eventually(FORGOTTEN, async || {
+            let min = client.min_offset(queue).await?;
+            ensure!(min > 10, "the first message is still {min}");
+            Ok(())
+        })
+        .await?;
+        // These lie in the last file, which stays.
+        let of_topic = topic.clone();
+        send_from(1, &producer, 10, move |index| varied(&of_topic, 1000 + index)).await?;
+        let inbox = Inbox::new();
+        let consumer = start(cluster, (&topic, &group), ordered, &inbox).await?;
+        cluster.expect_recorded(&group, &topic, 120).await?;
+        inbox.expect_no_repetition()?;
+        let mut offsets: Vec<_> = inbox.messages().iter().map(StoredMessage::queue_offset).collect();
+        offsets.sort_unstable();
+        let first = *offsets.first().unwrap_or(&-1);
+        ensure!((11..=110).contains(&first) && offsets.iter().copied().eq(first..120), "{offsets:?} came");
+        consumer.shutdown().await?;
+    }
+    Ok(producer.shutdown().await?)
+}
+
+async fn start(cluster: &Cluster, (topic, group): (&str, &str), ordered: bool, inbox: &Inbox) -> Result<PushConsumer> {
+    let builder = cluster.consumer(group).subscribe(topic, Filter::all());
+    let builder = match ordered {
+        true => builder.ordered_listener(inbox.listener()),
+        false => builder.listener(inbox.listener()),
+    };
+    Ok(builder.start().await?)
+}
+
+/// Brokers begin to remove files a minute after their start.
+const FORGOTTEN: Duration = Duration::from_secs(100);

@@ -72,7 +72,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `replicated`, on a real one with a replica, `interop`, on both with a Java client beside ours, or `since_5` and
+/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored, `interop`, on both with a Java client beside ours, or `since_5` and
 /// `pair_since_5`, where the real one has what came with RocketMQ 5, as `alone_since_5` and `interop_since_5`, `before_5`,
 /// where it has not, or `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
@@ -108,6 +108,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 set_to_pop::an_operator_moves_a_group_that_pops,
         since_5 set_to_pop::queues_to_pop_may_be_shared_out,
         since_5 set_to_pop::popping_keeps_filters_and_stops_at_its_limit,
+        since_5 set_to_pop::what_was_popped_is_consumed_though_its_queue_is_given_up,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded set_to_pop::an_acknowledgement_that_fails_is_made_again,
         since_5 popping::what_comes_too_often_is_a_dead_letter,
@@ -128,6 +129,7 @@ fn scenarios() -> Vec<Scenario> {
         alone ordered::order_holds_when_the_broker_dies_and_comes_back,
         alone_since_5 popping_faults::a_broker_that_dies_and_comes_back_loses_nothing_popped,
         replicated replicas::while_the_broker_is_away_its_replica_serves,
+        forgetful corrections::messages_that_are_gone_are_passed_over,
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
         changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,

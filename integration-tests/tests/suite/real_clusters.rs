@@ -22,6 +22,8 @@ pub(crate) enum Use {
     Pair,
     /// Needs a broker that names pop retry topics in the newer way; has it together with others.
     RetryV2,
+    /// Needs a broker that soon removes what it has stored; has it together with others.
+    Forgetful,
     /// Stops one of two brokers, and so has them to itself.
     Changing,
     /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
@@ -37,9 +39,19 @@ impl Use {
         let newer_names = [("enableRetryTopicV2", "true")];
         // The broker suggests its replica to who is any message behind, not to who is 40 % of the memory behind.
         let replicated = [("slaveReadEnable", "true"), ("accessMessageInMemoryMaxRatio", "0")];
+        // Nothing is kept that does not lie in the last file, at any hour of the day.
+        let hours: Vec<_> = (0..24).map(|hour| format!("{hour:02}")).collect();
+        let hours = hours.join(";");
+        let forgetful = [
+            ("mappedFileSizeCommitLog", "1048576"),
+            ("fileReservedTime", "0"),
+            ("deleteWhen", hours.as_str()),
+            ("cleanResourceInterval", "1000"),
+        ];
         let own = match self {
             Self::Alone => &orderly[..],
             Self::RetryV2 => &newer_names,
+            Self::Forgetful => &forgetful,
             Self::Replicated => &replicated,
             Self::Shared | Self::Pair | Self::Changing => &[],
         };
@@ -54,6 +66,7 @@ pub(crate) struct RealClusters {
     stoppable: Slot,
     pair: Slot,
     retry_v2: Slot,
+    forgetful: Slot,
     changing: Slot,
     replicated: Slot,
     /// Held by the one scenario that has the second cluster to itself.
@@ -72,7 +85,7 @@ impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
         let _alone = match real {
-            Use::Shared | Use::Pair | Use::RetryV2 => None,
+            Use::Shared | Use::Pair | Use::RetryV2 | Use::Forgetful => None,
             Use::Alone => Some(locked(&self.alone)),
             Use::Changing | Use::Replicated => Some(locked(&self.one_of_several)),
         };
@@ -81,6 +94,7 @@ impl RealClusters {
             Use::Alone => &self.stoppable,
             Use::Pair => &self.pair,
             Use::RetryV2 => &self.retry_v2,
+            Use::Forgetful => &self.forgetful,
             Use::Changing => &self.changing,
             Use::Replicated => &self.replicated,
         };
@@ -94,7 +108,8 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        for slot in [&self.shared, &self.stoppable, &self.pair, &self.retry_v2, &self.changing, &self.replicated] {
+        let Self { shared, stoppable, pair, retry_v2, forgetful, changing, replicated, .. } = self;
+        for slot in [shared, stoppable, pair, retry_v2, forgetful, changing, replicated] {
             drop(locked(&slot.0).take());
         }
     }

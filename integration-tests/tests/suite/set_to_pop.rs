@@ -106,10 +106,21 @@ async fn expect_back(cluster: &Cluster, topic: &str, group: &str, expected: usiz
 
 /// Waits until nothing is unsettled at a member.
 async fn all_settled(cluster: &Cluster, topic: &str, group: &str, consumer: &PushConsumer) -> Result<()> {
+    until_unsettled(cluster, topic, group, consumer, 0).await
+}
+
+/// Waits until so many messages are popped by a member and not settled.
+async fn until_unsettled(
+    cluster: &Cluster,
+    topic: &str,
+    group: &str,
+    consumer: &PushConsumer,
+    expected: i32,
+) -> Result<()> {
     eventually(SOON, async || {
         let info = running_info(cluster, topic, group, consumer).await?;
         let unsettled: i32 = info.mq_pop_table.0.values().map(|queue| queue.wait_ack_count).sum();
-        ensure!(unsettled == 0, "{unsettled} messages are unsettled");
+        ensure!(unsettled == expected, "{unsettled} messages are unsettled, expected {expected}");
         Ok(())
     })
     .await
@@ -177,16 +188,20 @@ pub(crate) async fn queues_to_pop_may_be_shared_out(cluster: &Cluster) -> Result
     let inboxes = [Inbox::new(), Inbox::new(), Inbox::new(), Inbox::new()];
     let mut members = Vec::new();
     for inbox in &inboxes {
-        members.push(builder(cluster, &group, &topic, config()).listener(inbox.listener()).start().await?);
+        let member = builder(cluster, &group, &topic, config()).listener(inbox.listener()).start().await?;
+        members.push((member, inbox));
     }
     // Its own queues, and those of one more member.
     set_mode(cluster, &topic, &group, RequestMode::Pop, 1).await?;
-    members.sort_by(|one, other| one.client().id().cmp(other.client().id()));
-    for (member, queues) in members.iter().zip([&[0, 1, 2, 3][..], &[2, 3, 4], &[4, 5], &[5, 0, 1]]) {
+    members.sort_by(|(one, _), (other, _)| one.client().id().cmp(other.client().id()));
+    let shares = [&[0, 1, 2, 3][..], &[2, 3, 4], &[4, 5], &[5, 0, 1]];
+    for ((member, _), queues) in members.iter().zip(shares) {
         until_owned(member, &topic, queues).await?;
     }
     come_once(cluster, &topic, &inboxes.iter().collect::<Vec<_>>()).await?;
-    for member in members {
+    for ((member, inbox), queues) in members.into_iter().zip(shares) {
+        let came: BTreeSet<i32> = inbox.messages().iter().map(StoredMessage::queue_id).collect();
+        ensure!(came.iter().all(|queue| queues.contains(queue)), "it was given {came:?}, its queues are {queues:?}");
         all_settled(cluster, &topic, &group, &member).await?;
         member.shutdown().await?;
     }
@@ -290,13 +305,7 @@ pub(crate) async fn a_member_that_ends_gives_back_what_it_has_not_begun(cluster:
     let producer = cluster.producer().await?;
     let ids = send(&producer, &topic, 10).await?;
     first.has(1, SOON).await?;
-    eventually(SOON, async || {
-        let info = running_info(cluster, &topic, &group, &leaving).await?;
-        let unsettled: i32 = info.mq_pop_table.0.values().map(|queue| queue.wait_ack_count).sum();
-        ensure!(unsettled == 10, "{unsettled} messages are unsettled, expected all");
-        Ok(())
-    })
-    .await?;
+    until_unsettled(cluster, &topic, &group, &leaving, 10).await?;
     let mut ending = pin!(leaving.shutdown());
     // Begun, so that nothing more is.
     let begun = timeout(Duration::ZERO, &mut ending).await;
@@ -312,6 +321,32 @@ pub(crate) async fn a_member_that_ends_gives_back_what_it_has_not_begun(cluster:
     ensure!(first.len() == 1 && second.len() == 9, "{} and {} messages came", first.len(), second.len());
     producer.shutdown().await?;
     Ok(staying.shutdown().await?)
+}
+
+pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
+    let at_the_gate = gate.clone();
+    let consumer = popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, move |message| {
+        kept.keep(message);
+        let gate = at_the_gate.clone();
+        async move { gate.acquire().await.map(|leave| leave.forget()) }
+    })
+    .await?;
+    let producer = cluster.producer().await?;
+    let ids = send(&producer, &topic, 5).await?;
+    until_unsettled(cluster, &topic, &group, &consumer, 5).await?;
+    set_mode(cluster, &topic, &group, RequestMode::Pull, 0).await?;
+    until_owned(&consumer, &topic, &[0]).await?;
+    gate.add_permits(6);
+    let last = producer.send(Message::new(&topic, "pulled")).await?.message_id;
+    inbox.has_each_once(ids.iter().chain([&last]), SOON).await?;
+    let again = inbox.messages().iter().filter(|message| message.reconsume_times() > 0).count();
+    ensure!(again == 0, "{again} messages came again");
+    cluster.expect_recorded(&group, &topic, 6).await?;
+    expect_back(cluster, &topic, &group, 0).await?;
+    producer.shutdown().await?;
+    Ok(consumer.shutdown().await?)
 }
 
 pub(crate) async fn what_was_popped_and_left_is_pulled_after_a_switch(cluster: &Cluster) -> Result<()> {
@@ -336,7 +371,6 @@ pub(crate) async fn what_was_popped_and_left_is_pulled_after_a_switch(cluster: &
         ensure!(message.topic() == topic, "it comes by {}", message.topic());
         ensure!(message.reconsume_times() == 1, "it comes with {} times", message.reconsume_times());
     }
-    cluster.at("what is pulled and fails");
     consumer.shutdown().await?;
     producer.shutdown().await?;
     Ok(())
@@ -458,6 +492,7 @@ pub(crate) async fn popping_keeps_filters_and_stops_at_its_limit(cluster: &Clust
     ensure!(tags == ["Aa", "eu"].map(str::to_owned).into(), "messages with the tags {tags:?} came");
     inbox.expect_no_repetition()?;
     all_settled(cluster, &topic, &group, &consumer).await?;
+    ensure!(inbox.len() == 301, "{} messages came", inbox.len());
     cluster.at("unsubscribed");
     consumer.unsubscribe(&topic).await?;
     let owned = super::allocation::owned(&consumer, &topic);

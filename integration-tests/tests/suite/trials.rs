@@ -138,6 +138,14 @@ impl Scenario {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Replicated), run) }
     }
 
+    /// One that needs a real broker which soon removes what it has stored.
+    pub(crate) fn forgetful<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::new(name, Some(Use::Forgetful), run) }
+    }
+
     /// One that needs what the dev broker does not do.
     pub(crate) fn real<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Shared), run) }
