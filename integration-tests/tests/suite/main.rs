@@ -109,6 +109,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 set_to_pop::queues_to_pop_may_be_shared_out,
         since_5 set_to_pop::popping_keeps_filters_and_stops_at_its_limit,
         since_5 set_to_pop::what_was_popped_is_consumed_though_its_queue_is_given_up,
+        since_5 set_to_pop::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded set_to_pop::an_acknowledgement_that_fails_is_made_again,
         since_5 popping::what_comes_too_often_is_a_dead_letter,

@@ -349,6 +349,39 @@ pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(clu
     Ok(consumer.shutdown().await?)
 }
 
+pub(crate) async fn what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back(cluster: &Cluster) -> Result<()> {
+    let (topic, other, group) = (cluster.topic(1).await?, cluster.topic(1).await?, random_name("group"));
+    let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(0)));
+    let (kept, at_the_gate) = (inbox.clone(), gate.clone());
+    let config = PushConfig { concurrency: 1, ..config() };
+    let builder = builder(cluster, &group, &topic, config).subscribe(&other, Filter::all());
+    let consumer = builder
+        .listener(move |message| {
+            kept.keep(message);
+            let gate = at_the_gate.clone();
+            async move { gate.acquire().await.map(|leave| leave.forget()) }
+        })
+        .start()
+        .await?;
+    set_mode(cluster, &topic, &group, RequestMode::Pop, 0).await?;
+    until_popped(&consumer, &topic).await?;
+    let producer = cluster.producer().await?;
+    let ids = send(&producer, &topic, 5).await?;
+    until_unsettled(cluster, &topic, &group, &consumer, 5).await?;
+    consumer.unsubscribe(&topic).await?;
+    gate.add_permits(5);
+    consumer.subscribe(&topic, Filter::all()).await?;
+    // By themselves they would come after minutes.
+    inbox.has_each_once(&ids, LATE).await?;
+    let mut came: Vec<_> = inbox.messages().iter().map(StoredMessage::reconsume_times).collect();
+    came.sort_unstable();
+    ensure!(came == [0, 1, 1, 1, 1], "messages came {came:?} times before");
+    until_popped(&consumer, &topic).await?;
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    producer.shutdown().await?;
+    Ok(consumer.shutdown().await?)
+}
+
 pub(crate) async fn what_was_popped_and_left_is_pulled_after_a_switch(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (cluster.topic(2).await?, random_name("group"));
     let (first, second) = (Inbox::new(), Inbox::new());
