@@ -71,12 +71,13 @@ async fn run() -> anyhow::Result<()> {
     }
     let drain = async { while finished.recv().await.is_some() {} };
     let shut_down = async {
-        for consumer in &members {
-            consumer.shutdown().await?;
+        let mut ended = Ok(());
+        // Whatever becomes of one, the other ends as well.
+        for consumer in members {
+            ended = ended.and(consumer.shutdown().await);
         }
-        members.clear();
         drop(done);
-        anyhow::Ok(())
+        ended
     };
     let ((), ended) = tokio::join!(drain, shut_down);
     ended?;
