@@ -41,7 +41,8 @@ pub trait AllocateStrategy: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from an answer. It is logged, as a panic is, and so is a queue in the answer that is not among
-    /// `queues`: the member keeps the queues it has, and the strategy is asked again a second later.
+    /// `queues`: the member keeps the queues it has, and the strategy is asked again a second later. As an error it is
+    /// logged again only when its text is another one.
     fn allocate(&self, members: &Members<'_>, queues: &[MessageQueue]) -> Result<Vec<MessageQueue>, AllocateError>;
 }
 

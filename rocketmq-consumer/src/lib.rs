@@ -70,6 +70,7 @@ mod stream;
 mod subscription;
 mod subscriptions;
 mod suspension;
+mod told;
 mod topic_watch;
 mod wiring;
 
