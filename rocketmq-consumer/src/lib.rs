@@ -59,6 +59,7 @@ mod process_queue;
 mod pull;
 mod pull_builder;
 mod pull_config;
+mod pull_from;
 mod pull_once;
 mod push;
 mod rebalance;
