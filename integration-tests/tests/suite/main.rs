@@ -3,7 +3,7 @@
 //!
 //! Where no real one can be had those trials are listed as ignored, with the reason. `ROCKETMQ_TEST_REAL=required`
 //! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose. `ROCKETMQ_TEST_RETRY=1` gives up to five
-//! that failed on the real one a second go, alone, and says so.
+//! that failed a second go, alone, and says so.
 
 mod child;
 mod cluster;
