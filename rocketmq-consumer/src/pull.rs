@@ -265,6 +265,10 @@ impl PullConsumer {
     ///
     /// # Errors
     /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the consumer ends, even if the future is dropped; offsets may then be left unrecorded, and
+    /// calling it again does nothing.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.member().shutdown().await
     }
