@@ -87,7 +87,11 @@ pub(crate) async fn pull_once(
     tell_filter(&mut request, &subscription);
     let deadline = Deadline::after(wait.saturating_add(client.config().request_timeout).saturating_add(SCAN));
     let mut source = sources.of(&queue);
-    let answer = pull_from(&mut source, client, &route, &queue, &request, deadline).await;
+    let answer = tokio::select! {
+        biased;
+        () = member.stopped.cancelled() => return Err(Error::ShutDown),
+        answer = pull_from(&mut source, client, &route, &queue, &request, deadline) => answer,
+    };
     sources.keep(&queue, source, Instant::now());
     let answer = answer?;
     let status = match answer.code {
