@@ -35,6 +35,8 @@ public class Allocations {
         "c1", "c1 c2 c3", "c3 c1 c10 c2", "c7 c6 c5 c4 c3 c2 c1 c9 c8",
         "192.0.2.7@4711#1 192.0.2.7@4711#12 192.0.2.30@1#2",
         "ｃ 🚀 клиент é e\u0301", "east@1 west@2 east@3", "north@1 west@2 south@3 east@4 west@0",
+        // A client that a broker knows by several connections.
+        "c2 c1 c2 c3", "east@2 west@1 east@1 east@1",
     };
 
     public static void main(String[] args) {

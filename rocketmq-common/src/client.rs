@@ -396,6 +396,7 @@ async fn beat(shared: Arc<Shared>) {
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
+    let period = period.min(LONGEST_INTERVAL);
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
@@ -570,5 +571,18 @@ fn vip_addr(addr: &Arc<str>) -> Option<Arc<str>> {
     Some(format!("{host}:{port}").into())
 }
 
+/// A moment further away cannot be told, and comes as late as never.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 86_400);
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);
 const FIRST_NAME_SERVER_REFRESH: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interval_may_be_longer_than_time() {
+        assert_eq!(ticks(Duration::MAX).period(), LONGEST_INTERVAL);
+        assert_eq!(ticks(Duration::from_secs(30)).period(), Duration::from_secs(30));
+    }
+}

@@ -5,19 +5,34 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    task::Poll,
+    task::{Poll, ready},
 };
 
-/// Calls `start` and awaits the future it returns. A panic of either becomes `Err` with the panic's text.
+/// Calls `start` and awaits the future it returns. A panic of either becomes `Err` with the panic's text, also one that
+/// comes only when the future is dropped at its end.
 ///
 /// # Errors
 /// The text of the panic.
 pub async fn unwinding<F: Future>(start: impl FnOnce() -> F) -> Result<F::Output, String> {
     let future = catch_unwind(AssertUnwindSafe(start)).map_err(|panic| text(&*panic))?;
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(text(&*panic))),
+    let mut future = pin!(Some(future));
+    poll_fn(|context| {
+        let poll = catch_unwind(AssertUnwindSafe(|| match future.as_mut().as_pin_mut() {
+            Some(running) => {
+                let output = ready!(running.poll(context));
+                future.set(None);
+                Poll::Ready(output)
+            }
+            None => Poll::Pending,
+        }));
+        match poll {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => {
+                // What a panic has left half done may panic again.
+                let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+                Poll::Ready(Err(text(&*panic)))
+            }
+        }
     })
     .await
 }
@@ -42,5 +57,26 @@ mod tests {
             async {}
         });
         assert_eq!(early.await, Err("early".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_what_the_future_holds_is_none_of_the_task() {
+        struct Held;
+        impl Drop for Held {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        /// Keeps what it holds until it is dropped, however it ends.
+        struct Holding(Held, fn() -> Poll<()>);
+        impl Future for Holding {
+            type Output = ();
+
+            fn poll(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> Poll<()> {
+                self.1()
+            }
+        }
+        assert_eq!(unwinding(|| Holding(Held, || Poll::Ready(()))).await, Err("dropped".to_owned()));
+        assert_eq!(unwinding(|| Holding(Held, || panic!("polled"))).await, Err("polled".to_owned()));
     }
 }

@@ -41,7 +41,8 @@ pub trait AllocateStrategy: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from an answer. It is logged, as a panic is, and so is a queue in the answer that is not among
-    /// `queues`: the member keeps the queues it has, and the strategy is asked again a second later.
+    /// `queues`: the member keeps the queues it has, and the strategy is asked again a second later. As an error it is
+    /// logged again only when its text is another one.
     fn allocate(&self, members: &Members<'_>, queues: &[MessageQueue]) -> Result<Vec<MessageQueue>, AllocateError>;
 }
 
@@ -56,7 +57,7 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The members of `group` by their client ids, each once and sorted by UTF-16 code units, and which of them asks.
+    /// The members of `group` by their client ids, sorted by UTF-16 code units, and which of them asks.
     pub fn new(group: &'a str, own_id: &'a str, ids: &'a [String]) -> Self {
         Self { group, own_id, ids, wire_topic: None }
     }
@@ -85,12 +86,17 @@ impl<'a> Members<'a> {
         self.own_id
     }
 
-    /// The client ids of all members.
+    /// The client ids of all members, sorted by UTF-16 code units.
+    ///
+    /// An id may stand there more than once: a broker lists one for each connection, so that one comes twice while a
+    /// connection that is lost is not given up by the broker yet, and as long as two processes call themselves the
+    /// same. A place that is repeated has its share, and nobody takes it: that is how Java's strategies have it, and
+    /// members that do not agree would have queues in common.
     pub fn ids(&self) -> &'a [String] {
         self.ids
     }
 
-    /// The place of the own member among all; `None` where it is not one of them.
+    /// The first place of the own member among all; `None` where it is not one of them.
     pub fn index(&self) -> Option<usize> {
         self.ids.iter().position(|id| id == self.own_id)
     }
@@ -248,10 +254,12 @@ fn average(queues: &[MessageQueue], index: usize, count: usize) -> Vec<MessageQu
     queues.iter().skip(start).take(size).cloned().collect()
 }
 
-/// Sorts member ids as every member does, and drops repetitions of one.
-pub(crate) fn sort_members(members: &mut Vec<String>) {
+/// Sorts member ids as every member does; one that is repeated stays so.
+///
+/// # Protocol
+/// Java: `RebalanceImpl.rebalanceByTopic`.
+pub(crate) fn sort_members(members: &mut [String]) {
     members.sort_by(|one, other| one.encode_utf16().cmp(other.encode_utf16()));
-    members.dedup();
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use crate::{
     StartAt,
     assigned::{AssignedQueue, Place},
     member::Member,
+    pull_from::pull_from,
     source::Source,
     subscription::wants,
 };
@@ -178,8 +179,8 @@ async fn pull(
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
     let long_poll = member.config.long_poll;
-    let not_found = || Error::BrokerNotFound { broker_name: queue.broker_name.clone() };
-    let route = member.client.known_route(&queue.topic).ok_or_else(not_found)?;
+    let route = member.client.known_route(&queue.topic);
+    let route = route.ok_or_else(|| Error::BrokerNotFound { broker_name: queue.broker_name.clone() })?;
     let broker_name = route.broker_of(queue);
     let mut request = PullMessage {
         consumer_group: member.group.clone(),
@@ -201,34 +202,8 @@ async fn pull(
     if assigned.polled.is_some() {
         tell_filter(&mut request, &assigned.subscription);
     }
-    let addrs = route.broker_addrs(broker_name).ok_or_else(not_found)?;
-    let replica = source.pick(addrs, tokio::time::Instant::now()).ok_or_else(not_found)?;
     let deadline = Deadline::after(long_poll + PULL_GRACE);
-    match member.client.pull_message(&replica.addr, &request, deadline).await {
-        Ok(mut answer) => {
-            if answer.code == ResponseCode::PULL_OFFSET_MOVED && !replica.is_master {
-                // It may hold less than the master: what is missing here is not gone.
-                tracing::debug!(%queue, offset, addr = %replica.addr, "outside of what a replica holds");
-                source.failed(replica, true, tokio::time::Instant::now());
-                answer.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
-                answer.header.next_begin_offset = offset;
-            } else {
-                source.follow(answer.header.suggested_broker_id);
-            }
-            Ok(answer)
-        }
-        Err(error) => {
-            let code = error.response_code();
-            source.failed(replica, code.is_some(), tokio::time::Instant::now());
-            if code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE) {
-                // A queue of a static topic is on another broker by now: on which, is known before the next pull.
-                let _ = member.client.newer_route(&queue.topic, route.generation()).await;
-            } else if code.is_none() {
-                member.client.note_stale(&route);
-            }
-            Err(error)
-        }
-    }
+    pull_from(source, &member.client, &route, queue, &request, deadline).await
 }
 
 /// Has the filter go along with a pull: the broker then needs no heartbeat of the group.

@@ -62,6 +62,7 @@ mod process_queue;
 mod pull;
 mod pull_builder;
 mod pull_config;
+mod pull_from;
 mod pull_once;
 mod push;
 mod rebalance;
@@ -73,6 +74,7 @@ mod stream;
 mod subscription;
 mod subscriptions;
 mod suspension;
+mod told;
 mod topic_watch;
 mod wiring;
 

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
 impl Member {
@@ -131,8 +131,7 @@ impl Member {
 
 /// Records offsets now and then.
 pub(crate) async fn commit(member: Arc<Member>) {
-    let mut ticks = interval(member.config.commit_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = ticks(member.config.commit_interval);
     let mut anew_at = Instant::now() + ANEW;
     loop {
         tokio::select! {
@@ -153,6 +152,12 @@ pub(crate) async fn commit(member: Arc<Member>) {
             _ = record => {}
         }
     }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period.min(LONGEST_INTERVAL));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 impl Member {
@@ -176,3 +181,15 @@ impl Member {
 
 /// How often offsets are recorded that have not moved.
 const ANEW: Duration = Duration::from_secs(30);
+/// A moment further away cannot be told, and comes as late as never.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interval_may_be_longer_than_time() {
+        ticks(Duration::MAX).tick().await;
+    }
+}

@@ -54,8 +54,11 @@ async fn next<'a>(member: &'a Member, assigned: &AssignedQueue, order: &Order) -
             order.wait_hold(|hold| hold.may_consume(Instant::now())).await;
             continue;
         }
-        let epoch = assigned.window().epoch();
-        let messages = order.take(epoch, member.calls_worth());
+        let (epoch, messages) = {
+            // Held, so that no newer epoch begins in between: its messages would be dropped as if they were old ones.
+            let window = assigned.window();
+            (window.epoch(), order.take(window.epoch(), member.calls_worth()))
+        };
         if !messages.is_empty() && !member.is_suspended() {
             return Next { epoch, messages, _entered: entered };
         }

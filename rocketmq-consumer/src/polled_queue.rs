@@ -32,9 +32,9 @@ impl PolledQueue {
         }
     }
 
-    /// Drops what is held back, unless it is of `epoch`.
+    /// Drops what is held back, unless it is of `epoch`, or of a later one: two may go on elsewhere at once.
     pub(crate) fn keep_only(&self, epoch: u32) {
-        lock(&self.held).retain(|task| task.epoch == epoch);
+        lock(&self.held).retain(|task| task.epoch >= epoch);
     }
 
     pub(crate) fn pause(&self) {
@@ -76,4 +76,23 @@ impl AssignedQueue {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PushConfig, alone::Alone, listener::Listener};
+    use std::{convert::Infallible, future::ready};
+
+    #[tokio::test]
+    async fn what_was_fetched_for_an_earlier_place_goes_and_for_a_later_one_stays() {
+        let listener = Listener::one(false, |_| ready(Ok::<_, Infallible>(())));
+        let alone = Alone::start(listener, false, PushConfig::default()).await.unwrap();
+        let (queue, polled) = (alone.queue(), PolledQueue::new(true));
+        let task = |epoch| Task { queue: queue.clone(), epoch, messages: Vec::new() };
+        lock(&polled.held).extend([1, 2, 3].map(task));
+        polled.keep_only(2);
+        let kept: Vec<_> = polled.resume().iter().map(|task| task.epoch).collect();
+        assert_eq!(kept, [2, 3]);
+    }
 }

@@ -132,6 +132,9 @@ impl PopConsumer {
     /// # Errors
     /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue after
     /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the consumer ends, even if the future is dropped; calling it again does nothing.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
     }

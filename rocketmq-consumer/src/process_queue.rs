@@ -126,7 +126,7 @@ impl ProcessQueue {
     /// Whether another pull may be made. As in Java the limits may be passed by one pull.
     pub(crate) fn has_room(&self) -> bool {
         let span = match (self.slots.front(), self.slots.back()) {
-            (Some(first), Some(last)) => last.offset - first.offset,
+            (Some(first), Some(last)) => last.offset.saturating_sub(first.offset),
             _ => 0,
         };
         self.unfinished < self.limits.messages && self.bytes < self.limits.bytes && span < self.limits.span
@@ -223,6 +223,14 @@ mod tests {
         assert!(!queue.has_room());
         queue.set_limits(Limits { messages: 4, bytes: 100, span: 10 });
         assert!(queue.has_room());
+    }
+
+    #[test]
+    fn offsets_that_make_no_sense_are_no_room() {
+        let mut queue = queue();
+        queue.insert(i64::MIN, 1);
+        queue.insert(i64::MAX, 1);
+        assert!(!queue.has_room());
     }
 
     #[test]

@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, Position, PullConsumerBuilder,
     member::{Handle, Member},
     pull_once::{Pulled, pull_once},
+    source::Sources,
 };
 use rocketmq_common::{Client, MessageQueue, StoredMessage};
 use std::{
@@ -34,7 +35,11 @@ use std::{
 /// # Protocol
 /// Java: `DefaultLitePullConsumer`.
 #[derive(Clone, Debug)]
-pub struct PullConsumer(Arc<Handle>);
+pub struct PullConsumer {
+    handle: Arc<Handle>,
+    /// Of single pulls.
+    sources: Arc<Sources>,
+}
 
 impl PullConsumer {
     /// A consumer of `group`, to be wired up and started.
@@ -43,11 +48,11 @@ impl PullConsumer {
     }
 
     pub(crate) fn new(handle: Handle) -> Self {
-        Self(Arc::new(handle))
+        Self { handle: Arc::new(handle), sources: Arc::default() }
     }
 
     fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.handle
     }
 
     /// The next messages, all of one queue and in its order: what one pull has brought. None where the time is up.
@@ -61,7 +66,7 @@ impl PullConsumer {
     /// # Cancel safety
     /// No message is lost when the future is dropped.
     pub async fn poll(&self, timeout: Duration) -> Result<Vec<StoredMessage>, Error> {
-        self.0.poll(timeout).await
+        self.handle.poll(timeout).await
     }
 
     /// Records, for all queues, that what the polls so far have answered is done, and waits until the brokers have it.
@@ -93,7 +98,7 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::Client`] where the broker does not tell, [`Error::OffsetStore`] where a store of one's own does not.
     pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        self.0.recorded_offset(&self.wire_queue(queue)).await
+        self.handle.recorded_offset(&self.wire_queue(queue)).await
     }
 
     /// The offset of the message of a queue that comes next; `None` before it is known where to begin.
@@ -101,7 +106,7 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::NotAssigned`].
     pub fn position(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        self.0.position(queue)
+        self.handle.position(queue)
     }
 
     /// Goes on elsewhere in a queue: the next polls answer messages from there on. What was fetched before is dropped.
@@ -113,7 +118,7 @@ impl PullConsumer {
     /// # Cancel safety
     /// A future that is dropped changes nothing.
     pub async fn seek(&self, queue: &MessageQueue, position: Position) -> Result<(), Error> {
-        self.0.seek(queue, position).await
+        self.handle.seek(queue, position).await
     }
 
     /// Polls answer nothing from these queues until [`resume`](Self::resume), and no more is fetched from them.
@@ -121,7 +126,7 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::NotAssigned`] for the first that is not: then all go on.
     pub fn pause(&self, queues: &[MessageQueue]) -> Result<(), Error> {
-        self.0.pause(queues)
+        self.handle.pause(queues)
     }
 
     /// Ends a pause. Other queues go on as they are.
@@ -129,7 +134,7 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::NotAssigned`] for the first that is not: then all pauses stay.
     pub fn resume(&self, queues: &[MessageQueue]) -> Result<(), Error> {
-        self.0.resume(queues)
+        self.handle.resume(queues)
     }
 
     /// Fetches from these queues from now on, and no others. Those that stay go on where they are.
@@ -153,7 +158,7 @@ impl PullConsumer {
     /// # Cancel safety
     /// As there.
     pub async fn subscribe(&self, topic: impl Into<String>, filter: Filter) -> Result<(), Error> {
-        self.0.expect_in_group()?;
+        self.handle.expect_in_group()?;
         self.member().subscribe(topic.into(), &filter).await
     }
 
@@ -165,13 +170,13 @@ impl PullConsumer {
     /// # Cancel safety
     /// As there.
     pub async fn unsubscribe(&self, topic: &str) -> Result<(), Error> {
-        self.0.expect_in_group()?;
+        self.handle.expect_in_group()?;
         self.member().unsubscribe(topic).await
     }
 
     /// The queues that belong to this consumer now.
     pub fn assigned_queues(&self) -> Vec<MessageQueue> {
-        self.0.assigned_queues()
+        self.handle.assigned_queues()
     }
 
     /// All queues of a topic that can be read, to choose from.
@@ -179,14 +184,17 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::Client`] where there is no such topic, or no name server tells.
     pub async fn topic_queues(&self, topic: &str) -> Result<Vec<MessageQueue>, Error> {
-        let namespace = self.0.client.namespace();
-        let route = self.0.client.route(&namespace.wrap(topic).as_ref().into()).await;
+        let namespace = self.handle.client.namespace();
+        let route = self.handle.client.route(&namespace.wrap(topic).as_ref().into()).await;
         let route = route.map_err(|error| namespace.strip_error(error))?;
         Ok(route.read_queues().iter().map(|queue| namespace.strip_queue(queue.clone())).collect())
     }
 
     /// Pulls once, beside the polls: up to `max` messages of any queue from an offset on, waiting up to `wait` where
     /// there is none. It changes no position and records nothing. A subscription to the topic filters.
+    ///
+    /// The master is asked, or the replica that it suggested the last time. Where the one that was asked cannot be
+    /// reached, that is an error, and the next pull asks another one.
     ///
     /// ```no_run
     /// # async fn run(puller: rocketmq_consumer::PullConsumer) -> Result<(), rocketmq_consumer::Error> {
@@ -209,9 +217,9 @@ impl PullConsumer {
     /// A future that is dropped leaves nothing behind.
     ///
     /// # Protocol
-    /// Java: `DefaultMQPullConsumer.pull` and `pullBlockIfNotFound`.
+    /// Java: `DefaultMQPullConsumer.pull` and `pullBlockIfNotFound`, `PullAPIWrapper.recalculatePullFromWhichNode`.
     pub async fn pull(&self, queue: &MessageQueue, offset: i64, max: i32, wait: Duration) -> Result<Pulled, Error> {
-        pull_once(self.member(), self.wire_queue(queue), offset, max, wait).await
+        pull_once(self.member(), &self.sources, self.wire_queue(queue), offset, max, wait).await
     }
 
     /// The first offset a queue still holds.
@@ -220,7 +228,7 @@ impl PullConsumer {
     /// [`Error::Client`] where the broker does not tell.
     pub async fn min_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
         let queue = self.known_queue(queue).await?;
-        Ok(self.0.client.min_offset(&queue).await?)
+        Ok(self.handle.client.min_offset(&queue).await?)
     }
 
     /// The next offset to be written in a queue.
@@ -229,7 +237,7 @@ impl PullConsumer {
     /// [`Error::Client`] where the broker does not tell.
     pub async fn max_offset(&self, queue: &MessageQueue) -> Result<i64, Error> {
         let queue = self.known_queue(queue).await?;
-        Ok(self.0.client.max_offset(&queue).await?)
+        Ok(self.handle.client.max_offset(&queue).await?)
     }
 
     /// The offset of the first message of a queue stored at or after `time`; its end where all are older. Brokers of 4.9
@@ -239,17 +247,17 @@ impl PullConsumer {
     /// [`Error::Client`] where the broker does not tell.
     pub async fn offset_at(&self, queue: &MessageQueue, time: SystemTime) -> Result<i64, Error> {
         let queue = self.known_queue(queue).await?;
-        Ok(self.0.client.offset_at(&queue, time).await?)
+        Ok(self.handle.client.offset_at(&queue, time).await?)
     }
 
     /// The consumer group.
     pub fn group(&self) -> &str {
-        self.0.group()
+        self.handle.group()
     }
 
     /// The client this consumer fetches by.
     pub fn client(&self) -> &Client {
-        &self.0.client
+        &self.handle.client
     }
 
     /// Fetches no more, records the offsets, leaves the group and ends all connections. What the last poll answered
@@ -257,19 +265,23 @@ impl PullConsumer {
     ///
     /// # Errors
     /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the consumer ends, even if the future is dropped; offsets may then be left unrecorded, and
+    /// calling it again does nothing.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.member().shutdown().await
     }
 
     fn wire_queue(&self, queue: &MessageQueue) -> MessageQueue {
-        self.0.client.namespace().wrap_queue(queue.clone())
+        self.handle.client.namespace().wrap_queue(queue.clone())
     }
 
     /// A queue as the wire knows it, once its topic's route is known.
     async fn known_queue(&self, queue: &MessageQueue) -> Result<MessageQueue, Error> {
         let queue = self.wire_queue(queue);
-        let namespace = self.0.client.namespace();
-        self.0.client.route(&queue.topic).await.map_err(|error| namespace.strip_error(error))?;
+        let namespace = self.handle.client.namespace();
+        self.handle.client.route(&queue.topic).await.map_err(|error| namespace.strip_error(error))?;
         Ok(queue)
     }
 }

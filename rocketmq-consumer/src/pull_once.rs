@@ -2,6 +2,8 @@ use crate::{
     Error, Filter,
     fetch::{tell_filter, wanted_of},
     member::Member,
+    pull_from::pull_from,
+    source::Sources,
     subscriptions::{now_ms, parse_one},
 };
 use rocketmq_common::{
@@ -10,6 +12,7 @@ use rocketmq_common::{
     remote::{Deadline, ResponseCode},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// What one pull has brought.
 #[derive(Clone, Debug)]
@@ -44,6 +47,7 @@ pub enum PullStatus {
 /// Pulls once from a queue, by the name the wire knows.
 pub(crate) async fn pull_once(
     member: &Member,
+    sources: &Sources,
     queue: MessageQueue,
     offset: i64,
     max: i32,
@@ -65,7 +69,6 @@ pub(crate) async fn pull_once(
     };
     let client = &member.client;
     let route = client.route(&queue.topic).await.map_err(|error| client.namespace().strip_error(error))?;
-    let broker_name = route.broker_of(&queue).clone();
     let mut request = PullMessage {
         consumer_group: member.group.clone(),
         topic: queue.topic.clone(),
@@ -79,12 +82,18 @@ pub(crate) async fn pull_once(
         sub_version: subscription.sub_version,
         expression_type: Some(subscription.expression_type.name().into()),
         max_bytes: None,
-        broker_name: Some(broker_name.clone()),
+        broker_name: Some(route.broker_of(&queue).clone()),
     };
     tell_filter(&mut request, &subscription);
     let deadline = Deadline::after(wait.saturating_add(client.config().request_timeout).saturating_add(SCAN));
-    let addr = client.master(&broker_name).or_else(|_| client.replica(&broker_name, 0).map(|(addr, _)| addr))?;
-    let answer = client.pull_message(&addr, &request, deadline).await?;
+    let mut source = sources.of(&queue);
+    let answer = tokio::select! {
+        biased;
+        () = member.stopped.cancelled() => return Err(Error::ShutDown),
+        answer = pull_from(&mut source, client, &route, &queue, &request, deadline) => answer,
+    };
+    sources.keep(&queue, source, Instant::now());
+    let answer = answer?;
     let status = match answer.code {
         ResponseCode::SUCCESS => PullStatus::Found,
         ResponseCode::PULL_NOT_FOUND => PullStatus::NoNewMessage,

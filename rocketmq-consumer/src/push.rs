@@ -118,6 +118,10 @@ impl PushConsumer {
     /// [`Error::Unfinished`] where calls were still under way after
     /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; everything has ended all
     /// the same, and those messages come again.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled the consumer ends, even if the future is dropped; offsets may then be left unrecorded, and
+    /// calling it again does nothing.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
     }

@@ -6,6 +6,7 @@ use crate::{
     assignment_change::ChangeHook,
     member::Member,
     pop_group::ALL_QUEUES,
+    told::Told,
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
@@ -29,11 +30,19 @@ pub(crate) struct Sharing {
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
     warned: AtomicBool,
+    /// Why the strategy has no answer, as the log knows it.
+    failures: Told,
 }
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { strategy: Arc::new(Allocate::average()), by_broker: false, told: None, warned: AtomicBool::new(false) }
+        Self {
+            strategy: Arc::new(Allocate::average()),
+            by_broker: false,
+            told: None,
+            warned: AtomicBool::new(false),
+            failures: Told::default(),
+        }
     }
 }
 
@@ -114,12 +123,21 @@ impl Member {
         }
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
-            Ok(queues) => Ok(Some(Share::of(queues, members.len()))),
-            Err(error) => {
-                tracing::error!(
-                    group = %self.group, %topic, strategy = self.sharing.strategy.name(),
-                    error = &error as &dyn std::error::Error, "cannot allocate queues: this member keeps those it has"
-                );
+            Ok(queues) => {
+                self.sharing.failures.works(topic);
+                Ok(Some(Share::of(queues, members.len())))
+            }
+            Err(failure) => {
+                let (group, strategy) = (&self.group, self.sharing.strategy.name());
+                let is_news = self.sharing.failures.is_news(topic, &failure);
+                let error = &failure as &dyn std::error::Error;
+                if is_news {
+                    tracing::error!(
+                        %group, %topic, strategy, error, "cannot allocate queues: this member keeps those it has"
+                    );
+                } else {
+                    tracing::debug!(%group, %topic, strategy, error, "still cannot allocate queues");
+                }
                 Ok(None)
             }
         }

@@ -1,7 +1,11 @@
 //! Which replica of its broker a queue is pulled from.
 
-use rocketmq_common::protocol::MASTER_ID;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use rocketmq_common::{MessageQueue, protocol::MASTER_ID};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Where the next pull of one queue goes: to the replica that the broker suggested last, unless that has just failed.
@@ -12,7 +16,7 @@ use tokio::time::Instant;
 /// Java: `PullAPIWrapper.recalculatePullFromWhichNode`, `MQClientInstance.findBrokerAddressInSubscribe`. Java keeps
 /// asking a replica that fails; here it rests for a while. No bit has to be taken out of the flags of a pull that goes
 /// to a replica: ours never bring an offset along.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Source {
     suggested: i64,
     /// Until when an address is not to be asked, as long as there is another one.
@@ -46,6 +50,10 @@ impl Source {
         self.suggested = suggested;
     }
 
+    fn is_as_new(&self, now: Instant) -> bool {
+        self.suggested == MASTER_ID && self.resting.values().all(|until| *until <= now)
+    }
+
     /// A pull from a replica failed. The next one goes to the master; where that is what could not be reached, to a
     /// replica for a while, if there is one that serves.
     pub(crate) fn failed(&mut self, replica: Replica, answered: bool, now: Instant) {
@@ -58,6 +66,32 @@ impl Source {
             false => REPLICA_RESTS,
         };
         self.resting.insert(replica.addr, now + rest);
+    }
+}
+
+/// Where single pulls go, of queues that nobody fetches from.
+///
+/// # Protocol
+/// Java: `PullAPIWrapper.pullFromWhichNodeTable`.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(Mutex<BTreeMap<MessageQueue, Source>>);
+
+impl Sources {
+    /// The source of a queue, as the last pull has left it.
+    pub(crate) fn of(&self, queue: &MessageQueue) -> Source {
+        self.known().get(queue).cloned().unwrap_or_default()
+    }
+
+    /// Keeps what a pull has left, where it is not what a queue begins with.
+    pub(crate) fn keep(&self, queue: &MessageQueue, source: Source, now: Instant) {
+        match source.is_as_new(now) {
+            true => _ = self.known().remove(queue),
+            false => _ = self.known().insert(queue.clone(), source),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Source>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -140,5 +174,27 @@ mod tests {
             source.failed(replica(second), false, now + Duration::from_secs(u64::try_from(second).unwrap()));
         }
         assert!(source.resting.len() <= 10, "{} rest", source.resting.len());
+    }
+
+    #[test]
+    fn only_queues_that_are_not_pulled_from_the_master_are_remembered() {
+        let (now, sources) = (Instant::now(), Sources::default());
+        let queue = |id| MessageQueue::new("T", "b", id);
+        let mut source = sources.of(&queue(0));
+        source.follow(1);
+        sources.keep(&queue(0), source, now);
+        assert_eq!(sources.of(&queue(0)).pick(&addrs([0, 1]), now), Some(replica(1)));
+        assert_eq!(sources.of(&queue(1)).pick(&addrs([0, 1]), now), Some(replica(0)));
+        let mut source = sources.of(&queue(0));
+        source.follow(0);
+        sources.keep(&queue(0), source, now);
+        sources.keep(&queue(1), sources.of(&queue(1)), now);
+        assert!(sources.known().is_empty(), "{sources:?}");
+        let mut source = sources.of(&queue(0));
+        source.failed(replica(0), false, now);
+        sources.keep(&queue(0), source, now);
+        assert_eq!(sources.of(&queue(0)).pick(&addrs([0, 1]), now), Some(replica(1)), "the master rests");
+        sources.keep(&queue(0), sources.of(&queue(0)), now + MASTER_RESTS);
+        assert!(sources.known().is_empty(), "it has rested: {sources:?}");
     }
 }

@@ -358,18 +358,10 @@ impl Broker {
             let copy = Record {
                 topic,
                 queue_id,
-                queue_offset: 0,
-                commit_log_offset: 0,
-                flag: stored.flag,
-                sys_flag: stored.sys_flag,
-                born_timestamp_ms: stored.born_ms,
-                born_host: stored.born_host,
                 store_timestamp_ms: now_ms,
                 store_host: self.addr,
-                reconsume_times: stored.reconsume_times,
-                prepared_transaction_offset: stored.prepared_offset,
-                body: stored.body,
                 properties: &properties,
+                ..stored.anew()
             };
             copy.encode(&mut bytes).ok()?;
             let mut store = self.store();

@@ -149,7 +149,7 @@ impl Pops {
 
     /// An ordered message is done.
     pub(crate) fn ack_in_order(&mut self, queue: &QueueOfGroup, delivery: Delivery) -> OrderedAck {
-        let position = self.position(queue);
+        let Some(position) = self.queues.get_mut(queue) else { return OrderedAck::Unknown };
         if delivery.offset < position.next {
             return OrderedAck::Stale;
         }
@@ -169,7 +169,7 @@ impl Pops {
 
     /// Hides an ordered message until another moment; answers whether it is not done.
     pub(crate) fn hide_in_order(&mut self, queue: &QueueOfGroup, delivery: Delivery, until_ms: i64) -> bool {
-        let position = self.position(queue);
+        let Some(position) = self.queues.get_mut(queue) else { return true };
         if delivery.offset < position.next {
             return false;
         }
@@ -226,6 +226,9 @@ mod tests {
     fn a_queue_in_order_waits_for_all_it_gave() {
         let (mut pops, queue) = (Pops::default(), queue());
         assert!(!pops.is_blocked(&queue, None, 0));
+        assert_eq!(pops.ack_in_order(&queue, delivery(5, 10)), OrderedAck::Unknown);
+        assert!(pops.hide_in_order(&queue, delivery(5, 10), 99));
+        assert!(pops.queues.is_empty(), "nothing is kept of who has popped nothing");
         assert_eq!(pops.order(&queue, &[5, 7], Some("a"), 10, 20), [0, 0]);
         pops.advance(&queue, 5);
         assert!(pops.is_blocked(&queue, None, 19) && pops.is_blocked(&queue, Some("b"), 19));

@@ -1,7 +1,7 @@
 //! A stored record as bytes: what a broker changes in one, and what it takes over into another.
 
 use bytes::{Bytes, BytesMut};
-use rocketmq_common::protocol::sys_flag;
+use rocketmq_common::{message::Record, protocol::sys_flag};
 use std::{
     net::{IpAddr, SocketAddr},
     ops::Range,
@@ -95,6 +95,26 @@ impl<'a> Stored<'a> {
             topic: std::str::from_utf8(&record[topic]).ok()?,
             properties: std::str::from_utf8(&record[properties]).ok()?,
         })
+    }
+
+    /// What to store anew: it has no place in any queue yet.
+    pub(crate) fn anew(&self) -> Record<'a> {
+        Record {
+            topic: self.topic,
+            queue_id: 0,
+            queue_offset: 0,
+            commit_log_offset: 0,
+            flag: self.flag,
+            sys_flag: self.sys_flag,
+            born_timestamp_ms: self.born_ms,
+            born_host: self.born_host,
+            store_timestamp_ms: self.stored_ms,
+            store_host: self.store_host,
+            reconsume_times: self.reconsume_times,
+            prepared_transaction_offset: self.prepared_offset,
+            body: self.body,
+            properties: self.properties,
+        }
     }
 }
 

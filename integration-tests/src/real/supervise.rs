@@ -235,7 +235,7 @@ mod tests {
             let mut command = Supervised::start(Command::new("sleep").arg("600"), &folder.path().join("log")).unwrap();
             assert!(command.is_running().unwrap());
             command.signal(signal).unwrap();
-            wait_until("the command is gone", || !command.is_running().unwrap());
+            command.shell.wait().unwrap();
             assert!(!command.has_succeeded().unwrap());
         }
     }
@@ -247,7 +247,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", r#"echo "$1 $WORD"; ls >&2"#, "sh", "two words"]).env("WORD", "here");
         let mut command = Supervised::start(command.current_dir(folder.path()), &log).unwrap();
-        wait_until("the command is done", || command.has_succeeded().unwrap());
+        command.shell.wait().unwrap();
+        assert!(command.has_succeeded().unwrap());
         assert_eq!(std::fs::read_to_string(log).unwrap(), "two words here\nlog\n");
     }
 
@@ -255,6 +256,7 @@ mod tests {
         shell(r#"kill -0 "$1""#).arg(pid).stderr(Stdio::null()).status().unwrap().success()
     }
 
+    /// Of processes that are not ours there is nothing to wait for.
     #[expect(clippy::disallowed_methods, reason = "polls a condition that only the system changes")]
     fn wait_until(what: &str, condition: impl FnMut() -> bool) {
         let mut condition = condition;

@@ -3,7 +3,7 @@
 //!
 //! Where no real one can be had those trials are listed as ignored, with the reason. `ROCKETMQ_TEST_REAL=required`
 //! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose. `ROCKETMQ_TEST_RETRY=1` gives up to five
-//! that failed on the real one a second go, alone, and says so.
+//! that failed a second go, alone, and says so.
 
 mod child;
 mod cluster;
@@ -44,6 +44,10 @@ mod outage;
 mod outcomes;
 mod popping;
 mod popping_faults;
+mod popping_handles;
+mod popping_members;
+mod popping_retries;
+mod popping_waits;
 mod pulling;
 mod queued;
 mod refusals;
@@ -112,16 +116,16 @@ fn scenarios() -> Vec<Scenario> {
         since_5 set_to_pop::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded set_to_pop::an_acknowledgement_that_fails_is_made_again,
-        since_5 popping::what_comes_too_often_is_a_dead_letter,
-        since_5 popping::what_is_not_acknowledged_comes_again,
+        since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
+        since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
         since_5 popping::an_ordered_queue_waits_until_all_is_acknowledged,
-        retry_v2 popping::retry_topics_may_be_of_the_second_generation,
+        retry_v2 popping_retries::retry_topics_may_be_of_the_second_generation,
         since_5 popping::a_batch_of_acks_is_exact,
         since_5 popping::filters_let_exactly_theirs_through,
-        since_5 popping::handles_that_are_worth_nothing_are_typed_errors,
-        since_5 popping::a_handle_kept_as_text_outlives_its_consumer,
-        since_5 popping::names_in_a_namespace_are_plain,
+        since_5 popping_handles::handles_that_are_worth_nothing_are_typed_errors,
+        since_5 popping_handles::a_handle_kept_as_text_outlives_its_consumer,
+        since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
         since_5 popping::what_is_acknowledged_comes_once,
         real operators::the_jvm_tool_reads_moves_and_uses_a_consumer,
@@ -242,18 +246,18 @@ fn scenarios() -> Vec<Scenario> {
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
-        pair_since_5 popping::messages_of_all_brokers_come,
-        since_5 popping::two_poppers_share_the_messages,
-        since_5 popping::topics_come_and_go_while_a_popper_runs,
+        pair_since_5 popping_members::messages_of_all_brokers_come,
+        since_5 popping_members::two_poppers_share_the_messages,
+        since_5 popping_members::topics_come_and_go_while_a_popper_runs,
         since_5 popping::options_that_cannot_work_are_typed_errors,
         before_5 popping::an_old_broker_is_a_typed_error,
-        since_5 popping::a_broker_holds_pops_and_waits,
+        since_5 popping_waits::a_broker_holds_pops_and_waits,
         embedded popping_faults::pops_that_fail_are_made_again,
         embedded popping_faults::what_cannot_be_popped_is_an_error_in_time,
         embedded popping_faults::an_ordered_pop_whose_answer_is_lost_is_made_again,
         embedded popping_faults::a_dead_letter_that_is_not_stored_is_not_lost,
         embedded popping_faults::a_broker_without_batches_is_told_one_by_one,
-        embedded popping::one_request_waits_for_many_receivers,
+        embedded popping_waits::one_request_waits_for_many_receivers,
         both request::a_replier_that_panics_replies_when_the_message_comes_again,
         both request::replies_come_to_who_asked,
         both request::large_replies_travel_compressed_and_come_whole,

@@ -393,7 +393,9 @@ pub(crate) async fn a_single_pull_changes_nothing(cluster: &Cluster) -> Result<(
         matches!(nowhere, Err(Error::Client(rocketmq_common::Error::TopicNotFound { .. }))),
         "a topic that is not there: {nowhere:?}"
     );
-    puller.shutdown().await?;
+    let (waiting, ended) = tokio::join!(puller.pull(&queue, 11, 32, SOON), puller.shutdown());
+    ensure!(matches!(waiting, Err(Error::ShutDown)), "a pull under way came to {waiting:?}");
+    ended?;
     Ok(producer.shutdown().await?)
 }
 

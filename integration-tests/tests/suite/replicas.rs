@@ -2,7 +2,7 @@
 
 use crate::{
     cluster::{Cluster, pull_everything, random_name},
-    inbox::Inbox,
+    inbox::{Inbox, expect_none, missing},
     parcel::varied,
     send::send_from,
     wait::{SOON, eventually},
@@ -13,8 +13,8 @@ use rocketmq_common::{
     message::names::retry_topic,
     remote::{Deadline, Json, ResponseCode},
 };
-use rocketmq_consumer::{Filter, StoredMessage};
-use std::{sync::Arc, time::Duration};
+use rocketmq_consumer::{Filter, PullConsumer, PullStatus, StoredMessage};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// Made when the cluster starts: a replica of 5.5.0 hears of topics once a minute, one of 4.9.7 every 10 s.
@@ -56,6 +56,12 @@ async fn replicated(client: &Client, queues: &[MessageQueue], replica: &Arc<str>
     Ok(())
 }
 
+/// For single pulls: what it fetches by itself begins at the end of a queue.
+async fn single_puller(cluster: &Cluster, topic: &str) -> Result<PullConsumer> {
+    let builder = PullConsumer::builder(random_name("group")).name_servers([cluster.name_server()]);
+    Ok(builder.assign(cluster.queues(topic).await?.into_iter().take(1)).start().await?)
+}
+
 pub(crate) async fn who_is_behind_reads_from_the_replica(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (LAGGING.to_owned(), random_name("group"), Inbox::new());
     let (producer, client, replica) =
@@ -76,6 +82,23 @@ pub(crate) async fn who_is_behind_reads_from_the_replica(cluster: &Cluster) -> R
     inbox.has_each_once(sent.keys(), SOON).await?;
     cluster.expect_recorded(&group, &topic, sent.len()).await?;
     consumer.shutdown().await?;
+
+    cluster.at("single pulls");
+    let puller = single_puller(cluster, &topic).await?;
+    let before = handed_out(&client, &replica).await?;
+    let mut pulled = BTreeSet::new();
+    for queue in puller.topic_queues(&topic).await? {
+        let (mut offset, end) = (0, puller.max_offset(&queue).await?);
+        while offset < end {
+            let found = puller.pull(&queue, offset, 32, Duration::ZERO).await?;
+            pulled.extend(found.messages.iter().map(|message| message.message_id().into_owned()));
+            offset = found.next_offset;
+        }
+    }
+    expect_none(&missing(sent.keys(), &pulled), "not pulled")?;
+    let from_replica = handed_out(&client, &replica).await? - before;
+    ensure!(from_replica > sent.len() / 2, "{from_replica} of {} messages came from the replica", sent.len());
+    puller.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
 
@@ -103,9 +126,22 @@ pub(crate) async fn while_the_broker_is_away_its_replica_serves(cluster: &Cluste
     inbox.has(100, SOON).await?;
     replicated(&client, &queues, &replica).await?;
     let before = handed_out(&client, &replica).await?;
+    let puller = single_puller(cluster, &topic).await?;
+    let found = puller.pull(&queues[0], 0, 1, Duration::ZERO).await?;
+    ensure!(found.messages.len() == 1, "{} messages", found.messages.len());
 
     cluster.at("the broker is away");
     cluster.kill_broker().await?;
+    let end = eventually(SOON, async || {
+        let found = puller.pull(&queues[0], 0, 1, Duration::ZERO).await?;
+        ensure!(found.messages.len() == 1, "{found:?}");
+        Ok(found.max_offset)
+    })
+    .await?;
+    // What a replica does not have is not gone.
+    let beyond = puller.pull(&queues[0], end + 10, 1, Duration::ZERO).await?;
+    let expected = (PullStatus::NoMatchedMessage, end + 10);
+    ensure!((beyond.status, beyond.next_offset) == expected, "{beyond:?}");
     gate.add_permits(100_000);
     inbox.has_all(sent.keys(), SOON).await?;
     let from_replica = handed_out(&client, &replica).await? - before;
@@ -127,6 +163,7 @@ pub(crate) async fn while_the_broker_is_away_its_replica_serves(cluster: &Cluste
     sent.extend(send_from(4, &producer, 200, move |index| varied(&of_topic, 20_000 + index)).await?);
     inbox.has_each_once(sent.keys(), SOON).await?;
     cluster.expect_recorded(&group, &topic, sent.len()).await?;
+    puller.shutdown().await?;
     consumer.shutdown().await?;
     ensure!(cluster.stored(&retry_topic(&group)).await?.is_empty(), "messages were given back");
     Ok(producer.shutdown().await?)

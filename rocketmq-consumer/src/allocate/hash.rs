@@ -3,13 +3,16 @@
 use super::Members;
 use md5::{Digest, Md5};
 use rocketmq_common::MessageQueue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The queues whose next place on the ring is one of the own member.
 pub(super) fn allocate(virtual_nodes: u16, members: &Members<'_>, queues: &[MessageQueue]) -> Vec<MessageQueue> {
     let mut ring = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for id in members.ids() {
-        for node in 0..virtual_nodes {
+        // One that is repeated has further places. Java: `ConsistentHashRouter.getExistingReplicas`.
+        let taken = if seen.insert(id) { 0 } else { ring.values().filter(|other| **other == id).count() };
+        for node in (taken..).take(virtual_nodes.into()) {
             // Where two places have the same hash the later one counts, as in Java's map.
             ring.insert(hash(&format!("{id}-{node}")), id);
         }

@@ -65,5 +65,13 @@ fn what_is_fixed_is_told_apart_by_topic_and_leaves_the_retry_topic_shared() {
 fn members_sort_as_strings_do_in_java() {
     let mut ids = ["🚀", "ｃ", "c10", "c9", "c9", "C"].map(str::to_owned).to_vec();
     sort_members(&mut ids);
-    assert_eq!(ids, ["C", "c10", "c9", "🚀", "ｃ"]);
+    assert_eq!(ids, ["C", "c10", "c9", "c9", "🚀", "ｃ"]);
+}
+
+#[test]
+fn the_second_place_of_a_member_is_taken_by_nobody() {
+    let members = ["c1", "c2", "c2", "c3"];
+    let once = |shares: Vec<Vec<i32>>| [shares[0].clone(), shares[1].clone(), shares[3].clone()];
+    assert_eq!(once(shares(&Allocate::average(), 8, &members)), [vec![0, 1], vec![2, 3], vec![6, 7]]);
+    assert_eq!(once(shares(&Allocate::by_circle(), 8, &members)), [vec![0, 4], vec![1, 5], vec![3, 7]]);
 }

@@ -121,18 +121,10 @@ fn put_back(broker: &Broker, place: i64) -> Option<(Half, CheckTransactionState,
         let record = Record {
             topic,
             queue_id,
-            queue_offset: 0,
-            commit_log_offset: 0,
-            flag: stored.flag,
-            sys_flag: stored.sys_flag,
-            born_timestamp_ms: stored.born_ms,
-            born_host: stored.born_host,
             store_timestamp_ms: now_ms,
             store_host: broker.addr,
-            reconsume_times: stored.reconsume_times,
-            prepared_transaction_offset: stored.prepared_offset,
-            body: stored.body,
             properties: &properties,
+            ..stored.anew()
         };
         record.encode(&mut bytes).ok().map(|_| bytes)
     };
