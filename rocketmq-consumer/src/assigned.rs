@@ -46,6 +46,8 @@ pub(crate) struct AssignedQueue {
     none_in_hand: Notify,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
+    /// Where an operator has the group go on, as long as that is not recorded.
+    told: Mutex<Option<i64>>,
     /// The address of the broker where it is, of one that a broker keeps.
     keeper: Mutex<Option<Arc<str>>>,
     /// Held by the one who records the offset.
@@ -126,6 +128,7 @@ impl AssignedQueue {
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
             recorded: Mutex::new(None),
+            told: Mutex::default(),
             keeper: Mutex::default(),
             recording: tokio::sync::Mutex::default(),
             moved: Notify::new(),
@@ -146,13 +149,23 @@ impl AssignedQueue {
         window.start_at(offset);
         let epoch = window.epoch();
         self.oldest_epoch.store(epoch, Ordering::SeqCst);
-        drop(window);
+        // Before anything of the new epoch can come.
         if let Some(order) = &self.order {
             order.clear();
         }
+        drop(window);
         self.moved.notify_one();
         self.room.notify_one();
         epoch
+    }
+
+    /// Goes on where an operator says: that is recorded whoever has the lock of the queue, since it is no progress.
+    pub(crate) fn go_on_as_told(&self, offset: i64) {
+        self.start_over(offset);
+        if let Some(polled) = &self.polled {
+            polled.commit(Some(offset));
+        }
+        *self.told() = Some(offset);
     }
 
     /// Where to fetch on: where the last fetch left off, unless the window has begun anew meanwhile.
@@ -280,13 +293,24 @@ impl AssignedQueue {
         self.recorded.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// An offset has been recorded.
+    pub(crate) fn is_recorded(&self, offset: i64) {
+        *self.recorded() = Some(offset);
+        self.told().take_if(|told| *told == offset);
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<i64>> {
+        self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// The offset to record, where there is one that is not known to be.
     pub(crate) fn to_record(&self) -> Option<i64> {
         let offset = match self.polled.as_ref().and_then(PolledQueue::committed) {
             Some(committed) => committed,
             None => self.window().commit_offset(),
         };
-        offset.filter(|offset| self.may_record() && *self.recorded() != Some(*offset))
+        let may_record = |offset: i64| self.may_record() || *self.told() == Some(offset);
+        offset.filter(|offset| may_record(*offset) && *self.recorded() != Some(*offset))
     }
 
     /// Whether progress may be recorded: not while another member may own the queue.
@@ -388,6 +412,10 @@ impl Order {
         while taken.len() < max {
             match waiting.pop_front() {
                 Some(next) if next.epoch == epoch => taken.push(next.message),
+                Some(next) if next.epoch > epoch => {
+                    waiting.push_front(next);
+                    break;
+                }
                 Some(_) => {}
                 None => break,
             }

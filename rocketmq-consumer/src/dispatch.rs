@@ -1,7 +1,7 @@
 use crate::{assigned::AssignedQueue, call::Called, member::Member, outcome::Failed};
 use rocketmq_common::StoredMessage;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     pin::pin,
     slice,
     sync::{
@@ -71,9 +71,9 @@ impl Dispatcher {
         taken
     }
 
-    /// Drops what waits of a queue, unless it is of `epoch`.
+    /// Drops what waits of a queue, unless it is of `epoch` or of a later one.
     pub(crate) fn keep_only(&self, queue: &AssignedQueue, epoch: u32) {
-        self.batches().retain(|batch| !std::ptr::eq(&*batch.queue, queue) || batch.epoch == epoch);
+        self.batches().retain(|batch| !std::ptr::eq(&*batch.queue, queue) || batch.epoch >= epoch);
     }
 
     /// The next message. One worker wakes the next one as long as there is more to do, so a batch wakes as many as it
@@ -249,7 +249,8 @@ async fn next_task<T>(member: &Member, next: impl Future<Output = T>) -> Option<
 
 /// Makes one call and sees to what comes of it.
 async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messages: &[StoredMessage]) {
-    let giving_back = time_out(member, queue, epoch, messages);
+    let given_back = Mutex::default();
+    let giving_back = time_out(member, queue, epoch, messages, &given_back);
     let failed = match member.call_within_time(queue, messages, giving_back).await {
         Called::GivenBack => return,
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
@@ -257,7 +258,9 @@ async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messa
         Called::Failed(failed) => failed,
     };
     let (mut done, mut again) = (Vec::new(), Vec::new());
-    for (index, message) in messages.iter().enumerate() {
+    let given_back = given_back.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let left = messages.iter().enumerate().filter(|(index, _)| !given_back.contains(index));
+    for (index, message) in left {
         let which = if failed.is_failed(index) { &mut again } else { &mut done };
         which.push(message.clone());
     }
@@ -267,12 +270,21 @@ async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messa
 
 /// A call takes too long: its messages come again, perhaps at another member, and no longer hold the queue up. The call
 /// itself goes on. Answers whether the broker has taken all of them.
-async fn time_out(member: &Member, queue: &AssignedQueue, epoch: u32, messages: &[StoredMessage]) -> bool {
+async fn time_out(
+    member: &Member,
+    queue: &AssignedQueue,
+    epoch: u32,
+    messages: &[StoredMessage],
+    given_back: &Mutex<BTreeSet<usize>>,
+) -> bool {
     let mut all = true;
-    for message in messages {
+    for (index, message) in messages.iter().enumerate() {
         member.tell_failed(message, "the listener takes longer than consume_timeout");
         match member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
-            true => queue.finish(epoch, message.queue_offset()),
+            true => {
+                queue.finish(epoch, message.queue_offset());
+                given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index);
+            }
             false => all = false,
         }
     }

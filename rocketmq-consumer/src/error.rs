@@ -75,6 +75,9 @@ pub enum Error {
     NotRecorded {
         /// How many queues it is about.
         queues: usize,
+        /// Why the first of them could not, where that is known.
+        #[source]
+        cause: Option<Box<Self>>,
     },
     /// Messages were still in the listener's hands when the shutdown timeout passed, or offsets could not be recorded;
     /// these messages come again.
@@ -84,6 +87,9 @@ pub enum Error {
         messages: usize,
         /// The queues whose last offset could not be recorded.
         queues: usize,
+        /// Why the first of them could not, where that is known.
+        #[source]
+        cause: Option<Box<Self>>,
     },
     /// The broker knows nothing of pops: it is older than 5.0.
     #[error("broker {broker_name} cannot be popped from: pops came with RocketMQ 5")]

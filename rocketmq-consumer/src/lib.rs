@@ -76,6 +76,7 @@ mod subscriptions;
 mod suspension;
 mod told;
 mod topic_watch;
+mod unrecorded;
 mod wiring;
 
 pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResolver};

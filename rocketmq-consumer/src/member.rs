@@ -14,13 +14,13 @@ use crate::{
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     statistics::{Meters, sample},
-    subscriptions::{Subscriptions, look_routes_up, one_more, renew},
+    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
+    unrecorded::Unrecorded,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
     Client, MessageQueue, StoredMessage,
-    message::names::is_retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
     remote::Deadline,
 };
@@ -28,14 +28,11 @@ use std::{
     collections::BTreeMap,
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, OnceCell},
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -127,7 +124,7 @@ pub(crate) struct Member {
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    shut_down: AtomicBool,
+    shut_down: OnceCell<Result<(), Error>>,
 }
 
 impl Member {
@@ -187,7 +184,7 @@ impl Member {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             given_up: CancellationToken::new(),
-            shut_down: AtomicBool::new(false),
+            shut_down: OnceCell::new(),
         });
         if member.is_in_group() {
             member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
@@ -243,26 +240,29 @@ impl Member {
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
         let new = one_more(&self.client, &self.group, topic, filter).await?;
-        self.change_subscriptions(|subscriptions| renew(subscriptions, new)).await
+        self.change_subscriptions(|subscriptions| {
+            renew(subscriptions, new);
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
-        let topic = self.client.namespace().wrap(topic);
-        if !self.subscriptions().keys().any(|known| **known != *topic && !is_retry_topic(known)) {
-            return Err(Error::NoSubscription);
-        }
+        let topic: Arc<str> = self.client.namespace().wrap(topic).into();
         self.change_subscriptions(|subscriptions| {
-            subscriptions.remove(&*topic);
-            subscriptions.remove(&self.pop_retry_topic(&topic.into()));
+            remove(subscriptions, &topic)?;
+            subscriptions.remove(&self.pop_retry_topic(&topic));
+            Ok(())
         })
         .await
     }
 
     /// Finishes what is in hand, records the offsets, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        if self.shut_down.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        self.shut_down.get_or_init(|| self.shut_down_once()).await.clone()
+    }
+
+    async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {
         let deadline = Deadline::after(self.config.shutdown_timeout);
         self.stopped.cancel();
         self.tasks.close();
@@ -286,7 +286,8 @@ impl Member {
             .collect();
         let count = queues.len();
         let recording = self.record_all_anew(queues);
-        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await.unwrap_or(count);
+        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await;
+        let Unrecorded { queues, cause } = unrecorded.unwrap_or_else(|_| Unrecorded::of(count, None));
         let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
         if self.is_in_group() {
             self.client.unregister_consumer(&self.group).await;
@@ -294,10 +295,10 @@ impl Member {
         if self.owns_client {
             self.client.shutdown(deadline.at_least(CLOSING)).await;
         }
-        tracing::info!(group = %self.group, messages, unrecorded, "consumer shut down");
-        match messages == 0 && unrecorded == 0 {
+        tracing::info!(group = %self.group, messages, unrecorded = queues, "consumer shut down");
+        match messages == 0 && queues == 0 {
             true => Ok(()),
-            false => Err(Error::Unfinished { messages, queues: unrecorded }),
+            false => Err(Error::Unfinished { messages, queues, cause: cause.map(Box::new) }),
         }
     }
 
@@ -415,14 +416,14 @@ impl Member {
     /// the brokers.
     pub(crate) async fn change_subscriptions(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Subscriptions),
+        change: impl FnOnce(&mut Subscriptions) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
         let current = {
             let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            change(Arc::make_mut(&mut subscriptions));
+            change(Arc::make_mut(&mut subscriptions))?;
             subscriptions.clone()
         };
         let changing = self.changing_queues.lock().await;

@@ -3,6 +3,7 @@ use crate::{
     assigned::AssignedQueue,
     member::Member,
     offset_store::{Offsets, save},
+    unrecorded::Unrecorded,
 };
 use rocketmq_common::MessageQueue;
 use std::{
@@ -37,7 +38,7 @@ impl Member {
                 save(store, &self.client, &self.group, vec![(assigned.queue.clone(), offset)]).await?;
             }
         }
-        *assigned.recorded() = Some(offset);
+        assigned.is_recorded(offset);
         Ok(())
     }
 
@@ -47,21 +48,21 @@ impl Member {
         self.record(assigned).await
     }
 
-    /// Records all of `queues`, whatever the brokers have said; answers how many could not be.
-    pub(crate) async fn record_all_anew(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+    /// Records all of `queues`, whatever the brokers have said; answers which could not be.
+    pub(crate) async fn record_all_anew(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
         for assigned in &queues {
             *assigned.recorded() = None;
         }
         self.record_all(queues).await
     }
 
-    /// Records those of `queues` that have moved; answers how many could not be.
+    /// Records those of `queues` that have moved; answers which could not be.
     ///
     /// # Protocol
     /// Of the first offsets of a group in a topic, a broker that handles several at once keeps one and answers SUCCESS
     /// to all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0). So one goes ahead of the others; and since other
     /// members may be about it, too, offsets are recorded anew now and then, and whenever a queue is given up.
-    pub(crate) async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+    pub(crate) async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
         match &self.offsets {
             Offsets::Brokers => {}
             Offsets::File(file) => {
@@ -74,11 +75,11 @@ impl Member {
         let mut met = HashSet::new();
         let place = |assigned: &AssignedQueue| (assigned.queue.topic.clone(), assigned.queue.broker_name.clone());
         let (ahead, others) = queues.into_iter().partition(|assigned| met.insert(place(assigned)));
-        self.record_at_once(ahead).await + self.record_at_once(others).await
+        self.record_at_once(ahead).await.and(self.record_at_once(others).await)
     }
 
     /// Records several queues in one call.
-    async fn record_together(&self, store: &Arc<dyn OffsetStore>, mut queues: Vec<Arc<AssignedQueue>>) -> usize {
+    async fn record_together(&self, store: &Arc<dyn OffsetStore>, mut queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
         // Two of these at once take the locks in the same order.
         queues.sort_by(|one, other| one.queue.cmp(&other.queue));
         let mut recording = Vec::with_capacity(queues.len());
@@ -88,25 +89,25 @@ impl Member {
         let moved: Vec<_> =
             queues.iter().filter_map(|assigned| assigned.to_record().map(|offset| (assigned, offset))).collect();
         if moved.is_empty() {
-            return 0;
+            return Unrecorded::default();
         }
         let offsets = moved.iter().map(|(assigned, offset)| (assigned.queue.clone(), *offset)).collect();
         let saved = save(store, &self.client, &self.group, offsets).await;
         if saved.is_ok() {
-            moved.iter().for_each(|(assigned, offset)| *assigned.recorded() = Some(*offset));
+            moved.iter().for_each(|(assigned, offset)| assigned.is_recorded(*offset));
         }
         self.tell_unrecorded(saved, moved.len())
     }
 
-    fn tell_unrecorded(&self, result: Result<(), Error>, queues: usize) -> usize {
-        let Err(error) = result else { return 0 };
+    fn tell_unrecorded(&self, result: Result<(), Error>, queues: usize) -> Unrecorded {
+        let Err(error) = result else { return Unrecorded::default() };
         tracing::error!(
             group = %self.group, queues, error = &error as &dyn std::error::Error, "offsets not recorded"
         );
-        queues
+        Unrecorded::of(queues, Some(error))
     }
 
-    async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> usize {
+    async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
         let mut recording = JoinSet::new();
         for assigned in queues {
             let member = self.clone();
@@ -118,14 +119,18 @@ impl Member {
                         "offset not recorded"
                     );
                 }
-                result.is_err()
+                result
             });
         }
-        let mut failed = 0;
-        while let Some(result) = recording.join_next().await {
-            failed += usize::from(result.unwrap_or(true));
+        let mut unrecorded = Unrecorded::default();
+        while let Some(ended) = recording.join_next().await {
+            unrecorded = unrecorded.and(match ended {
+                Ok(Ok(())) => Unrecorded::default(),
+                Ok(Err(error)) => Unrecorded::of(1, Some(error)),
+                Err(_) => Unrecorded::of(1, None),
+            });
         }
-        failed
+        unrecorded
     }
 }
 

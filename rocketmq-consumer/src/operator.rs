@@ -8,7 +8,7 @@ use rocketmq_common::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -22,11 +22,23 @@ pub(crate) struct Operators {
     started_ms: i64,
     /// How many messages may be consumed directly at once.
     direct_calls: Arc<Semaphore>,
+    /// Where queues are to go on, by those who said so last, as long as that has not begun.
+    resets: Mutex<BTreeMap<MessageQueue, i64>>,
 }
 
 impl Default for Operators {
     fn default() -> Self {
-        Self { started_ms: now_ms(), direct_calls: Arc::new(Semaphore::new(MAX_DIRECT_CALLS)) }
+        Self {
+            started_ms: now_ms(),
+            direct_calls: Arc::new(Semaphore::new(MAX_DIRECT_CALLS)),
+            resets: Mutex::default(),
+        }
+    }
+}
+
+impl Operators {
+    fn resets(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, i64>> {
+        self.resets.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -68,12 +80,24 @@ impl Operated for Member {
     }
 
     /// Java: `MQClientInstance.resetOffset`.
-    fn reset(self: Arc<Self>, offsets: BTreeMap<MessageQueue, i64>) {
+    fn reset(self: Arc<Self>, mut offsets: BTreeMap<MessageQueue, i64>) {
+        // Of queues that nobody knows there may be any number.
+        offsets.retain(|queue, _| {
+            let route = self.client.known_route(&queue.topic);
+            route.is_some_and(|route| route.read_queues().contains(queue))
+        });
+        let mut waiting = self.operators.resets();
+        let is_first = waiting.is_empty();
+        waiting.extend(offsets);
+        if !is_first || waiting.is_empty() {
+            return;
+        }
+        drop(waiting);
         let member = self.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = member.given_up.cancelled() => {}
-                () = member.go_on_from(offsets) => {}
+                () = member.go_on_as_told() => {}
             }
         });
     }
@@ -132,8 +156,9 @@ impl Member {
 
     /// Moves those of our queues that are named, all together: what is fetched is dropped, what is in hand gets a moment
     /// and does not count any more, the new offsets are recorded, and fetching begins there.
-    async fn go_on_from(self: &Arc<Self>, offsets: BTreeMap<MessageQueue, i64>) {
+    async fn go_on_as_told(self: &Arc<Self>) {
         let _changing = self.changing_queues.lock().await;
+        let offsets = std::mem::take(&mut *self.operators.resets());
         let ours: Vec<(Arc<AssignedQueue>, i64)> = {
             let queues = self.queues();
             let ours = offsets.into_iter().filter_map(|(queue, offset)| Some((queues.get(&queue)?.clone(), offset)));
@@ -148,7 +173,7 @@ impl Member {
         };
         let finished = timeout(self.config.revoke_timeout, none_in_hand).await.is_ok();
         let queues = moving.iter().map(|Moving(assigned)| assigned.clone()).collect();
-        let unrecorded = self.record_all_anew(queues).await;
+        let unrecorded = self.record_all_anew(queues).await.queues;
         // What could not be recorded is tried again with the next offsets.
         tracing::info!(group = %self.group, queues = moving.len(), finished, unrecorded, "an operator moved the group");
     }
@@ -201,7 +226,7 @@ struct Moving(Arc<AssignedQueue>);
 impl Moving {
     fn begin(assigned: Arc<AssignedQueue>, offset: i64) -> Self {
         assigned.moving.set(true);
-        assigned.start_over(offset);
+        assigned.go_on_as_told(offset);
         Self(assigned)
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     member::Member,
     share::Share,
     subscriptions::{now_ms, parse_one, wrapped},
+    unrecorded::Unrecorded,
 };
 use rocketmq_common::{MessageQueue, StoredMessage};
 use std::{
@@ -171,9 +172,10 @@ impl Member {
 
     async fn record_polled(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Result<(), Error> {
         let moved = queues.into_iter().filter(|assigned| assigned.to_record().is_some()).collect();
-        match self.record_all(moved).await {
+        let Unrecorded { queues, cause } = self.record_all(moved).await;
+        match queues {
             0 => Ok(()),
-            queues => Err(Error::NotRecorded { queues }),
+            queues => Err(Error::NotRecorded { queues, cause: cause.map(Box::new) }),
         }
     }
 

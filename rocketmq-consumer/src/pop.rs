@@ -49,7 +49,8 @@ impl PopConsumer {
 
     /// Takes up to `max` messages (1 to 32) and hides them for `invisible` (1 s to 12 h, which brokers keep to within a
     /// few seconds). They are of one topic and one broker, which take turns. Waits up to
-    /// [`long_poll`](PopConfig::long_poll) for the first of them; none is no error.
+    /// [`long_poll`](PopConfig::long_poll) for the first of them; none is no error. A broker that does not answer may add 10 s to
+    /// that (20 s where messages come in order); it is asked after the others for a while then.
     ///
     /// # Errors
     /// [`Error::PopNotSupported`] by a broker before 5.0. [`Error::Client`] for a bad argument, and where no broker could be

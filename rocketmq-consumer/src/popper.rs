@@ -4,7 +4,7 @@ use crate::{
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
     subscription::wants,
-    subscriptions::{Subscriptions, look_routes_up, one_more, renew},
+    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -14,17 +14,17 @@ use rocketmq_common::{
     remote::Deadline,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ops::Deref,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
-    time::{sleep, timeout_at},
+    sync::{Notify, OnceCell},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -54,11 +54,13 @@ pub(crate) struct Popper {
     subscriptions: Mutex<Arc<Subscriptions>>,
     /// Where the next round of the brokers begins.
     turn: AtomicUsize,
+    /// Until when brokers come last that have not answered.
+    resting: Mutex<BTreeMap<Arc<str>, Instant>>,
     pub(crate) watches: Watches,
     owns_client: bool,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
-    shut_down: AtomicBool,
+    shut_down: OnceCell<Result<(), Error>>,
 }
 
 /// What one round of all brokers came to.
@@ -95,11 +97,12 @@ impl Popper {
             config,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             turn: AtomicUsize::default(),
+            resting: Mutex::default(),
             watches: Watches::default(),
             owns_client,
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
-            shut_down: AtomicBool::new(false),
+            shut_down: OnceCell::new(),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
         popper.pops.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
@@ -149,12 +152,16 @@ impl Popper {
                         }
                     }
                     Err(error) => {
+                        self.rest(&target, &error);
                         tracing::debug!(
                             group = %self.pops.group, topic = %target.topic, broker = %target.broker_name,
                             error = &error as &dyn std::error::Error, "nothing popped"
                         );
                         round.failure = Some(error);
                     }
+                }
+                if until.has_passed() {
+                    break;
                 }
             }
             let Round { answered, unwanted, failure } = round;
@@ -203,10 +210,30 @@ impl Popper {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
             targets.rotate_left(turn);
         }
+        // Who has not answered is asked when nobody else has anything.
+        targets.sort_by_cached_key(|(target, _)| self.rests(target));
         if let Some(at) = rung.and_then(|rung| targets.iter().position(|(target, _)| *target == rung)) {
             targets[..=at].rotate_right(1);
         }
         targets
+    }
+
+    /// A broker that does not answer is asked after the others for a while: each time may cost what a pop may take.
+    fn rest(&self, target: &MessageQueue, error: &Error) {
+        if matches!(error, Error::Client(error) if error.response_code().is_none()) {
+            let mut resting = self.resting();
+            let now = Instant::now();
+            resting.retain(|_, until| *until > now);
+            resting.insert(target.broker_name.clone(), now + REST);
+        }
+    }
+
+    fn rests(&self, target: &MessageQueue) -> bool {
+        self.resting().get(&target.broker_name).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn resting(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Instant>> {
+        self.resting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Takes messages of one broker, without waiting for any. What nobody wants is done with, and what came too often is a
@@ -230,22 +257,24 @@ impl Popper {
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
         let new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
-        self.change_subscriptions(|subscriptions| renew(subscriptions, new)).await
+        self.change_subscriptions(|subscriptions| {
+            renew(subscriptions, new);
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic = self.pops.client.namespace().wrap(topic);
-        if !self.subscriptions().keys().any(|known| **known != *topic) {
-            return Err(Error::NoSubscription);
-        }
-        self.change_subscriptions(|subscriptions| _ = subscriptions.remove(&*topic)).await
+        self.change_subscriptions(|subscriptions| remove(subscriptions, &topic)).await
     }
 
     /// Ends what waits, lets dead letters come through, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        if self.shut_down.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        self.shut_down.get_or_init(|| self.shut_down_once()).await.clone()
+    }
+
+    async fn shut_down_once(&self) -> Result<(), Error> {
         let deadline = Deadline::after(self.config.shutdown_timeout);
         self.stopped.cancel();
         self.tasks.close();
@@ -256,7 +285,7 @@ impl Popper {
             self.pops.client.shutdown(deadline.at_least(CLOSING)).await;
         }
         tracing::info!(group = %self.pops.group, "pop consumer shut down");
-        if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0 }) }
+        if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
     }
 
     fn subscriptions(&self) -> Arc<Subscriptions> {
@@ -275,11 +304,14 @@ impl Popper {
         }
     }
 
-    async fn change_subscriptions(&self, change: impl FnOnce(&mut Subscriptions)) -> Result<(), Error> {
+    async fn change_subscriptions(
+        &self,
+        change: impl FnOnce(&mut Subscriptions) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
-        change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())));
+        change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))?;
         self.pops.client.update_consumer(self.consumer_data());
         self.look_routes_up().await;
         self.pops.client.heartbeat().await;
@@ -294,6 +326,7 @@ impl Popper {
 /// While it waits a receiver asks this often all the same: brokers do not tell of everything that is there to be popped
 /// again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
 /// How long nobody listens to the bell after it rang in vain.
 const IN_VAIN: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));

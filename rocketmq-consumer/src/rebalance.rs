@@ -210,9 +210,12 @@ impl Member {
         let Ok(data) = Filter::all().subscription(&retry_topic, now_ms()) else { return };
         // Fails where the consumer has been shut down.
         let _ = self
-            .change_subscriptions(|subscriptions| match is_pulled && subscriptions.contains_key(topic) {
-                true => _ = subscriptions.insert(retry_topic, Arc::new(data)),
-                false => _ = subscriptions.remove(&retry_topic),
+            .change_subscriptions(|subscriptions| {
+                match is_pulled && subscriptions.contains_key(topic) {
+                    true => _ = subscriptions.insert(retry_topic, Arc::new(data)),
+                    false => _ = subscriptions.remove(&retry_topic),
+                }
+                Ok(())
             })
             .await;
     }
@@ -276,7 +279,7 @@ impl Member {
             given_up.extend(assigned);
         }
         // Together: a group that is young may lose an offset where several are recorded at once.
-        if self.record_all_anew(given_up.clone()).await > 0 {
+        if self.record_all_anew(given_up.clone()).await.queues > 0 {
             tracing::warn!(group = %self.group, "last offsets not recorded: the next owners begin further back");
         }
         given_up.iter().for_each(|assigned| _ = self.queues().remove(&assigned.queue));

@@ -405,7 +405,8 @@ impl Member {
             drop(window);
             let in_flight = assigned.popped.as_ref().map_or(in_window, |popped| popped.count());
             let max_offset = assigned.meter.max_offset();
-            let lag = offset.zip(max_offset).map(|(offset, max)| u64::try_from(max - offset).unwrap_or(0));
+            let lag =
+                offset.zip(max_offset).map(|(offset, max)| u64::try_from(max.saturating_sub(offset)).unwrap_or(0));
             queues.entry(queue.topic.clone()).or_default().push(QueueStatistics {
                 broker_name: queue.broker_name.to_string(),
                 queue_id: queue.queue_id,
@@ -429,7 +430,7 @@ impl Member {
                 consume_max: rates.consume_max,
                 pull_average: rates.pull_average,
                 pull_max: rates.pull_max,
-                lag: queues.iter().filter_map(|queue| queue.lag).sum(),
+                lag: queues.iter().filter_map(|queue| queue.lag).fold(0, u64::saturating_add),
                 queues,
             };
             (namespace.strip(&topic).into_owned(), of_topic)

@@ -63,7 +63,8 @@ impl Stream for MessageStream {
                 ready!(waiting.as_mut().poll(context));
                 self.waiting = None;
             }
-            if !member.is_suspended() {
+            let is_suspended = member.is_suspended();
+            if !is_suspended {
                 if let Some(task) = member.dispatcher.take() {
                     let Some(in_hand) = task.queue.take_in_hand(task.epoch) else {
                         member.give_back_unbegun(&task.queue, vec![task.messages]);
@@ -87,13 +88,16 @@ impl Stream for MessageStream {
                 }
             }
             self.waiting = Some(Box::pin(async move {
-                let filled = async {
-                    member.resumed().await;
-                    member.dispatcher.filled().await;
+                // One of the two: what came before or while the stream was suspended has been told.
+                let ready = async {
+                    match is_suspended {
+                        true => member.resumed().await,
+                        false => member.dispatcher.filled().await,
+                    }
                 };
                 tokio::select! {
                     () = member.stopped.cancelled() => {}
-                    () = filled => {}
+                    () = ready => {}
                 }
             }));
         }

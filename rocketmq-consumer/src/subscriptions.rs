@@ -1,7 +1,7 @@
 use crate::{Error, Filter};
 use rocketmq_common::{
     Client, Namespace,
-    message::names::{check_topic, retry_topic},
+    message::names::{check_topic, is_retry_topic, retry_topic},
     protocol::{ExpressionType, SubscriptionData},
 };
 use std::{
@@ -103,6 +103,15 @@ pub(crate) fn renew(subscriptions: &mut Subscriptions, new: Subscriptions) {
         }
         subscriptions.insert(topic, data);
     }
+}
+
+/// Removes the subscription to a topic, unless that is the last one.
+pub(crate) fn remove(subscriptions: &mut Subscriptions, topic: &str) -> Result<(), Error> {
+    if !subscriptions.keys().any(|known| **known != *topic && !is_retry_topic(known)) {
+        return Err(Error::NoSubscription);
+    }
+    subscriptions.remove(topic);
+    Ok(())
 }
 
 /// Looks the routes of all topics up at once; a topic that does not exist yet has none.
