@@ -457,3 +457,30 @@ impl Drop for InHand {
 
 /// Later than any.
 const NO_EPOCH: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Filter, process_queue::Limits, statistics::Meters};
+
+    #[test]
+    fn where_an_operator_moves_a_group_is_recorded_even_without_the_lock() {
+        let subscription = Filter::all().subscription("t", 0).unwrap();
+        let window = ProcessQueue::new(Limits { messages: 10, bytes: 1000, span: 10 });
+        let order = Order::new(Hold::needed());
+        let meter = QueueMeter::new(Meters::default().of(&"t".into()));
+        let queue = MessageQueue::new("t", "b", 0);
+        let ended = CancellationToken::new();
+        let queue = AssignedQueue::new(queue, Arc::new(subscription), window, ended, Beside::Order(order), meter);
+        queue.start_over(10);
+        assert_eq!(queue.to_record(), None, "somebody else may be further");
+        queue.go_on_as_told(3);
+        assert_eq!(queue.to_record(), Some(3));
+        queue.window().advance(5);
+        assert_eq!(queue.to_record(), None, "that is progress");
+        queue.go_on_as_told(3);
+        queue.is_recorded(3);
+        *queue.recorded() = None;
+        assert_eq!(queue.to_record(), None, "once is enough");
+    }
+}

@@ -1,6 +1,7 @@
 //! Every member gets all messages, and keeps its own offsets.
 
 use crate::{
+    allocation::owned,
     cluster::{Cluster, random_name},
     inbox::Inbox,
     parcel::varied,
@@ -39,8 +40,13 @@ pub(crate) async fn every_member_gets_every_message(cluster: &Cluster) -> Result
         }
         let of_topic = topic.clone();
         let sent = send_from(4, &producer, 200, move |index| varied(&of_topic, index)).await?;
+        // All together: one that is alone would have all queues even if they were shared out.
         for (consumer, inbox) in &members {
-            inbox.has_each_once(sent.keys(), SOON).await?;
+            inbox.has_each_once(sent.keys(), SOON / 2).await?;
+            let queues = owned(consumer, &topic);
+            ensure!(queues == (0..4).collect(), "a member has queues {queues:?}");
+        }
+        for (consumer, _) in &members {
             consumer.shutdown().await?;
         }
         // Nothing is recorded with the broker: there is no such thing as the group's offset. A broker that holds the

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use rocketmq_common::{Message, message::names::dlq_topic};
-use rocketmq_consumer::{ClientError, Error, PopConfig};
+use rocketmq_consumer::{ClientError, Error, Filter, PopConfig};
 use rocketmq_dev_broker::{RequestCode, ResponseCode};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -67,6 +67,20 @@ pub(crate) async fn what_cannot_be_popped_is_an_error_in_time(cluster: &Cluster)
     let refused = popper.receive(1, LONG).await;
     ensure!(matches!(refused, Err(Error::Client(ClientError::Remote(_)))), "a refusal came to {refused:?}");
     ensure!(asked_at.elapsed() < config().long_poll, "told after {:?}", asked_at.elapsed());
+    Ok(popper.shutdown().await?)
+}
+
+pub(crate) async fn brokers_that_do_not_answer_hold_nobody_up_for_long(cluster: &Cluster) -> Result<()> {
+    let [one, other] = [cluster.topic(1).await?, cluster.topic(1).await?];
+    let popper =
+        start(cluster, &random_name("group"), &one, PopConfig { long_poll: Duration::ZERO, ..config() }).await?;
+    popper.subscribe(&other, Filter::all()).await?;
+    cluster.dev().on(POP).forget();
+    let asked_at = Instant::now();
+    let nothing = popper.receive(1, LONG).await;
+    ensure!(nothing.is_err(), "a broker that says nothing came to {nothing:?}");
+    // What one request may take, and not what two may.
+    ensure!(asked_at.elapsed() < Duration::from_secs(18), "given up after {:?}", asked_at.elapsed());
     Ok(popper.shutdown().await?)
 }
 

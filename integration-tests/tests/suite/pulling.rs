@@ -3,6 +3,7 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
+    operators,
     parcel::varied,
     send::send_from,
     wait::{SOON, eventually},
@@ -195,6 +196,32 @@ pub(crate) async fn who_commits_by_hand_says_how_far_the_group_is(cluster: &Clus
     automatic.shutdown().await?;
     last.shutdown().await?;
     ensure!(matches!(last.commit().await, Err(Error::ShutDown)), "committed after the end");
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn an_operator_moves_who_commits_by_hand(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let queue = cluster.queues(&topic).await?.pop().context("no queue")?;
+    send_numbers(&producer, &queue, 0..10).await?;
+    let config = PullConfig { long_poll: Duration::from_secs(1), ..by_hand() };
+    let consumer = puller(cluster, &group, config).subscribe(&topic, Filter::all()).start().await?;
+    take(&consumer, 10).await?;
+    consumer.commit().await?;
+    ensure!(consumer.committed(&queue).await? == Some(10), "10 is not committed");
+    operators::reset(cluster, &topic, &group, 0).await?;
+    let again = numbers(&take(&consumer, 10).await?)?;
+    ensure!(again == row(0..10), "there came {again:?}");
+    eventually(SOON, async || {
+        let committed = consumer.committed(&queue).await?;
+        ensure!(committed == Some(0), "{committed:?} is committed");
+        Ok(())
+    })
+    .await?;
+    // What it records then is what it was told.
+    consumer.shutdown().await?;
+    let recorded = cluster.recorded(&group, &topic).await?;
+    ensure!(recorded == 0, "{recorded} is recorded");
     Ok(producer.shutdown().await?)
 }
 

@@ -4,7 +4,7 @@ use crate::{
     cluster::{Cluster, random_name},
     parcel::varied,
     send::send_from,
-    wait::SOON,
+    wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::{Message, message::names::dlq_topic};
@@ -78,6 +78,36 @@ pub(crate) async fn what_is_not_acknowledged_comes_again(cluster: &Cluster) -> R
     ensure!(dead.len() == 1 && dead[0].message_id() == ids[3], "the dead letters are {dead:?}");
     stream.consumer().shutdown().await?;
     cluster.expect_recorded(&group, &topic, 4).await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_suspended_stream_goes_on_when_it_is_resumed(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let mut stream = cluster.consumer(&group).config(first()).subscribe(&topic, Filter::all()).stream().await?;
+    let nothing = async |stream: &mut MessageStream| {
+        let next = timeout(Duration::from_millis(200), stream.next()).await;
+        ensure!(next.is_err(), "{next:?} came");
+        Ok(())
+    };
+    nothing(&mut stream).await?;
+    let id = producer.send(Message::new(&topic, "waits")).await?.message_id;
+    // It is here, and whoever waits for it has been told.
+    let consumer = stream.consumer().clone();
+    eventually(SOON, async || {
+        let statistics = consumer.statistics();
+        let of_topic = statistics.topics.get(&topic).context("no statistics")?;
+        ensure!(of_topic.pulled == 1, "{} messages are fetched", of_topic.pulled);
+        Ok(())
+    })
+    .await?;
+    consumer.suspend();
+    nothing(&mut stream).await?;
+    consumer.resume();
+    let message = next(&mut stream, SOON).await?;
+    ensure!(message.message_id() == id, "{message:?} came");
+    message.ack();
+    consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
 
