@@ -87,16 +87,24 @@ async fn come_once(cluster: &Cluster, topic: &str, inboxes: &[&Inbox], whose: Op
     Ok(())
 }
 
-/// All queues belong to the member that comes first.
-struct First;
+/// The first queue belongs to the member that comes first, the others to the one that comes last.
+struct Uneven;
 
-impl AllocateStrategy for First {
+impl AllocateStrategy for Uneven {
     fn name(&self) -> &str {
-        "FIRST"
+        "UNEVEN"
     }
 
     fn allocate(&self, members: &Members<'_>, queues: &[MessageQueue]) -> Result<Vec<MessageQueue>, AllocateError> {
-        Ok(if members.index() == Some(0) { queues.to_vec() } else { Vec::new() })
+        let (first, others) = queues.split_at(queues.len().min(1));
+        let mut own = Vec::new();
+        if members.index() == Some(0) {
+            own.extend_from_slice(first);
+        }
+        if members.ids().last().is_some_and(|id| id == members.own_id()) {
+            own.extend_from_slice(others);
+        }
+        Ok(own)
     }
 }
 
@@ -106,17 +114,18 @@ pub(crate) async fn a_strategy_of_ones_own_decides(cluster: &Cluster) -> Result<
     let (mut members, mut inboxes) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let inbox = Inbox::new();
-        let member = cluster.consumer(&group).subscribe(&topic, Filter::all()).allocate(First);
+        let member = cluster.consumer(&group).subscribe(&topic, Filter::all()).allocate(Uneven);
         members.push(member.listener(inbox.listener()).start().await?);
         inboxes.push(inbox);
     }
-    are_shared_by(&First, &[&members[0], &members[1]], &queues).await?;
-    let first = usize::from(members[0].client().id() > members[1].client().id());
-    come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], Some(first)).await?;
+    // No other strategy comes to these shares, not even while the members do not know each other yet.
+    are_shared_by(&Uneven, &[&members[0], &members[1]], &queues).await?;
+    come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], None).await?;
     cluster.at("the first one leaves");
+    let first = usize::from(members[0].client().id() > members[1].client().id());
     members[first].shutdown().await?;
     let other = &members[1 - first];
-    are_shared_by(&First, &[other], &queues).await?;
+    are_shared_by(&Uneven, &[other], &queues).await?;
     come_once(cluster, &topic, &[&inboxes[0], &inboxes[1]], Some(1 - first)).await?;
     Ok(other.shutdown().await?)
 }

@@ -1,6 +1,7 @@
 //! Where a group begins, and which messages it gets.
 
 use crate::{
+    allocation::owned,
     cluster::{Cluster, random_name},
     inbox::Inbox,
     parcel::{expect_all_same, varied},
@@ -125,14 +126,23 @@ pub(crate) async fn several_subscriptions_and_groups_do_not_mix(cluster: &Cluste
 }
 
 pub(crate) async fn a_producer_and_a_consumer_can_share_a_client(cluster: &Cluster) -> Result<()> {
-    let (topic, inbox) = (cluster.topic(2).await?, Inbox::new());
+    let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
     let client = cluster.client().await?;
     let producer = Producer::builder("sharing").client(client.clone()).start().await?;
-    let consumer = cluster.consumer(&random_name("group")).client(client.clone()).subscribe(&topic, Filter::all());
+    let consumer = cluster.consumer(&group).client(client.clone()).subscribe(&topic, Filter::all());
     let consumer = consumer.listener(inbox.listener()).start().await?;
     let receipt = producer.send(Message::new(&topic, "body")).await?;
     inbox.has_each_once([&receipt.message_id], SOON).await?;
     consumer.shutdown().await?;
+    cluster.at("the client stays, and is in the group no more");
+    let next = cluster.consumer(&group).subscribe(&topic, Filter::all()).listener(inbox.listener()).start().await?;
+    eventually(SOON, async || {
+        let owned = owned(&next, &topic);
+        ensure!(owned.len() == 2, "the next member has queues {owned:?} of two");
+        Ok(())
+    })
+    .await?;
+    next.shutdown().await?;
     producer.shutdown().await?;
     ensure!(!client.is_shut_down(), "the client belongs to somebody else");
     client.shutdown(client.request_deadline()).await;

@@ -231,6 +231,7 @@ fn scenarios() -> Vec<Scenario> {
         both operators::a_group_goes_back_while_messages_are_in_hand,
         both operators::a_group_goes_forward_while_messages_are_in_hand,
         both operators::the_clients_of_a_group_say_how_far_they_are,
+        both operators::operators_tell_groups_of_one_client_apart,
         both operators::operators_know_a_group_of_a_namespace_by_its_whole_name,
         real filters::sql_picks_by_properties,
         both filters::sql_that_the_broker_cannot_serve_is_a_typed_error,

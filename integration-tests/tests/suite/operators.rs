@@ -461,6 +461,50 @@ pub(crate) async fn the_clients_of_a_group_say_how_far_they_are(cluster: &Cluste
     Ok(producer.shutdown().await?)
 }
 
+pub(crate) async fn operators_tell_groups_of_one_client_apart(cluster: &Cluster) -> Result<()> {
+    let (topic, client, producer) = (cluster.topic(1).await?, cluster.client().await?, cluster.producer().await?);
+    let (groups, inboxes) = ([random_name("group"), random_name("group")], [Inbox::new(), Inbox::new()]);
+    let start = |index: usize| {
+        let builder = cluster.consumer(&groups[index]).client(client.clone()).config(first());
+        builder.subscribe(&topic, Filter::all()).listener(inboxes[index].listener()).start()
+    };
+    let [one, two] = [start(0).await?, start(1).await?];
+    two.suspend();
+    let of_topic = topic.clone();
+    let sent = send_from(1, &producer, 5, move |index| Message::new(&of_topic, format!("{index}"))).await?;
+    inboxes[0].has_each_once(sent.keys(), SOON).await?;
+    cluster.expect_recorded(&groups[0], &topic, 5).await?;
+    for (group, consumer, done) in [(&groups[0], &one, 5), (&groups[1], &two, 0)] {
+        cluster.at(format!("how the group is that has done {done}"));
+        at_in_client(cluster, &topic, group, consumer, done).await?;
+        let info = running_info(cluster, &topic, group, consumer).await?;
+        let named = info.properties.get("consumerGroup");
+        ensure!(named == Some(group), "asked for {group}, told of {named:?}");
+        let at = info.mq_table.0.iter().find(|(queue, _)| *queue.topic == *topic).map(|(_, info)| info.commit_offset);
+        ensure!(at == Some(done), "{group} is at {at:?}, expected {done}");
+    }
+    cluster.at("consumed directly by the second");
+    let message = stored(cluster, &topic, "3").await?;
+    let consumed = consume_directly(cluster, &groups[1], &two, &message).await?;
+    ensure!(consumed.consume_result == DirectResult::Done, "it came to {consumed:?}");
+    let came = inboxes.each_ref().map(Inbox::len);
+    ensure!(came == [5, 1], "{came:?} messages came");
+    cluster.at("the first is moved");
+    reset(cluster, &topic, &groups[0], 0).await?;
+    inboxes[0].has(10, SOON).await?;
+    cluster.expect_recorded(&groups[0], &topic, 5).await?;
+    at_in_client(cluster, &topic, &groups[1], &two, 0).await?;
+    two.resume();
+    inboxes[1].has(6, SOON).await?;
+    cluster.expect_recorded(&groups[1], &topic, 5).await?;
+    let came = inboxes.each_ref().map(Inbox::len);
+    ensure!(came == [10, 6], "{came:?} messages came");
+    one.shutdown().await?;
+    two.shutdown().await?;
+    client.shutdown(client.request_deadline()).await;
+    Ok(producer.shutdown().await?)
+}
+
 pub(crate) async fn operators_know_a_group_of_a_namespace_by_its_whole_name(cluster: &Cluster) -> Result<()> {
     let namespace = rocketmq_common::Namespace::new("MQ_INST_ops")?;
     let (topic, group) = (random_name("topic"), random_name("group"));

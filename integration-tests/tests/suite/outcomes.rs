@@ -7,7 +7,7 @@ use crate::{
     send::send_from,
     wait::{SOON, eventually},
 };
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{Message, message::names::dlq_topic};
 use rocketmq_consumer::{Filter, Outcome, PushConfig, StartAt, StoredMessage};
 use std::{
@@ -117,12 +117,22 @@ pub(crate) async fn a_call_that_takes_too_long_lets_the_queue_go_on(cluster: &Cl
             Ok(())
         }
     };
-    let config = PushConfig { consume_timeout: Duration::from_secs(1), ..first() };
+    let consume_timeout = Duration::from_secs(2);
+    let config = PushConfig { consume_timeout, ..first() };
     let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
     let consumer = consumer.listener(listener).start().await?;
+    let began = Instant::now();
     let slow = producer.send(Message::new(&topic, "slow").tag("slow")).await?.message_id;
     let other = producer.send(Message::new(&topic, "other")).await?.message_id;
     inbox.has_all([&slow, &other], SOON).await?;
+    eventually(SOON, async || {
+        let statistics = consumer.statistics();
+        let in_flight: usize = statistics.topics[&topic].queues.iter().map(|queue| queue.in_flight).sum();
+        ensure!(in_flight == 0, "{in_flight} messages are in flight");
+        Ok(())
+    })
+    .await?;
+    ensure!(began.elapsed() >= consume_timeout, "given back after {:?}", began.elapsed());
     // The offset passes the message although its call goes on.
     cluster.expect_recorded(&group, &topic, 2).await?;
     ensure!(ended.load(Ordering::SeqCst) == 0, "the call was broken off");
@@ -159,6 +169,15 @@ pub(crate) async fn a_long_call_within_its_time_runs_once(cluster: &Cluster) -> 
     let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
     let consumer = consumer.listener(listener).start().await?;
     let id = producer.send(Message::new(&topic, "slow")).await?.message_id;
+    // One that was given back has failed, though it comes again only later.
+    let (done, failed) = eventually(SOON, async || {
+        let statistics = consumer.statistics();
+        let of_topic = statistics.topics.get(&topic).context("nothing is known of the topic")?;
+        ensure!(of_topic.done + of_topic.failed > 0, "the call does not end");
+        Ok((of_topic.done, of_topic.failed))
+    })
+    .await?;
+    ensure!((done, failed) == (1, 0), "{done} done, {failed} failed");
     cluster.expect_recorded(&group, &topic, 1).await?;
     inbox.has_each_once([&id], SOON).await?;
     consumer.shutdown().await?;

@@ -518,8 +518,12 @@ pub(crate) async fn every_puller_of_a_broadcast_polls_everything(cluster: &Clust
     };
     let of_topic = topic.clone();
     let sent = send_from(2, &producer, 50, move |index| varied(&of_topic, index)).await?;
-    for name in ["one", "other"] {
-        let (puller, inbox) = (start(name).await?, Inbox::new());
+    let pullers = [("one", start("one").await?), ("other", start("other").await?)];
+    for (_, puller) in &pullers {
+        expect_assigned(puller, 2).await?;
+    }
+    for (name, puller) in pullers {
+        let inbox = Inbox::new();
         take(&puller, sent.len()).await?.into_iter().for_each(|message| inbox.keep(message));
         inbox.has_each_once(sent.keys(), Duration::ZERO).await?;
         puller.commit().await?;

@@ -212,13 +212,15 @@ pub(crate) async fn queues_to_pop_may_be_shared_out(cluster: &Cluster) -> Result
 pub(crate) async fn what_fails_comes_again_and_is_a_dead_letter_in_the_end(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
     let kept = inbox.clone();
-    let config = PushConfig { max_reconsume_times: Some(1), ..config() };
+    let config = PushConfig { max_reconsume_times: Some(1), pop_invisible_time: BRIEF * 2, ..config() };
     let consumer = popping(cluster, (&topic, &group), config, move |message| {
         kept.keep(message.clone());
         let outcome = match &message.body()[..] {
             b"fails" => Outcome::failed("not today").delay_level(1),
             b"once" if message.reconsume_times() == 0 => Outcome::failed("not yet").delay_level(1),
             b"dead" => Outcome::failed("never").dead_letter(),
+            // As long as those are hidden that were popped before.
+            b"clock" if message.reconsume_times() == 0 => Outcome::failed("not yet").delay_level(3),
             _ => Outcome::done(),
         };
         async move { outcome }
@@ -229,28 +231,33 @@ pub(crate) async fn what_fails_comes_again_and_is_a_dead_letter_in_the_end(clust
         producer.send(Message::new(&topic, body).tag("eu").key("o-17")).await?;
     }
     inbox.has(6, LATE).await?;
-    let dead = eventually(LATE, async || {
+    eventually(LATE, async || {
         let dead = cluster.stored(&dlq_topic(&group)).await?;
         ensure!(dead.len() == 2, "{} dead letters, expected 2", dead.len());
-        Ok(dead)
+        Ok(())
     })
     .await?;
+    cluster.at("the clock");
+    producer.send(Message::new(&topic, "clock").tag("eu")).await?;
+    inbox.has(8, LATE).await?;
     let mut came: Vec<_> = inbox
         .messages()
         .iter()
         .map(|message| (String::from_utf8_lossy(message.body()).into_owned(), message.reconsume_times()))
         .collect();
     came.sort();
-    let expected = [("dead", 0), ("done", 0), ("fails", 0), ("fails", 1), ("once", 0), ("once", 1)];
+    let expected =
+        [("clock", 0), ("clock", 1), ("dead", 0), ("done", 0), ("fails", 0), ("fails", 1), ("once", 0), ("once", 1)];
     ensure!(came.iter().map(|(body, times)| (&**body, *times)).eq(expected), "{came:?} came");
     for message in inbox.messages() {
         ensure!(message.topic() == topic && message.tag() == Some("eu"), "{message:?} is not as it was sent");
     }
-    let mut bodies: Vec<_> = dead.iter().map(|message| message.body().clone()).collect();
+    let mut bodies: Vec<_> =
+        cluster.stored(&dlq_topic(&group)).await?.iter().map(|message| message.body().clone()).collect();
     bodies.sort();
     ensure!(bodies == ["dead", "fails"], "dead letters are {bodies:?}");
     all_settled(cluster, &topic, &group, &consumer).await?;
-    expect_back(cluster, &topic, &group, 2).await?;
+    expect_back(cluster, &topic, &group, 3).await?;
     producer.shutdown().await?;
     Ok(consumer.shutdown().await?)
 }
