@@ -1,6 +1,7 @@
 mod calls;
 mod locks;
 mod members;
+mod membership;
 mod operators;
 mod pop;
 mod processors;
@@ -13,7 +14,7 @@ use crate::{
     message::names::AUTO_CREATE_TOPIC,
     name_server::{self, NameServerSource, NameServers},
     pool::Pool,
-    protocol::{ConsumerData, GetRoute, Heartbeat, HeartbeatData, LenientJson, TopicRouteData},
+    protocol::{GetRoute, LenientJson, TopicRouteData},
     random::random_below,
     resolver::NameServerResolver,
 };
@@ -24,7 +25,7 @@ pub use operators::{ConsumingDirectly, Operated, Refusal};
 use processors::processors;
 pub use replies::ExpectedReply;
 use replies::Replies;
-use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json, Processors, Request, ResponseCode};
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Processors, Request, ResponseCode};
 use routes::RouteTable;
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +34,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    runtime::Handle as Runtime,
+    sync::Notify,
     task::JoinSet,
     time::{MissedTickBehavior, interval_at, sleep, timeout_at},
 };
@@ -75,6 +77,8 @@ struct Shared {
     vip_pool: Pool,
     routes: RouteTable,
     members: Members,
+    /// Held by the one who tells brokers that groups were left.
+    leaving: tokio::sync::Mutex<()>,
     replies: Arc<Replies>,
     /// Topics whose route has failed somebody, with the generation that did.
     stale: Mutex<HashMap<Arc<str>, u64>>,
@@ -83,6 +87,7 @@ struct Shared {
     /// Questions of operators that are being answered.
     questions: Questions,
     tasks: TaskTracker,
+    runtime: Runtime,
     stopped: CancellationToken,
 }
 
@@ -115,12 +120,14 @@ impl Client {
             vip_pool: Pool::new(options),
             routes: RouteTable::default(),
             members: Members::default(),
+            leaving: tokio::sync::Mutex::default(),
             replies: Arc::default(),
             stale: Mutex::default(),
             stale_noted: Notify::new(),
             heartbeat_wanted: Notify::new(),
             questions: Questions::default(),
             tasks: TaskTracker::new(),
+            runtime: Runtime::current(),
             stopped: CancellationToken::new(),
             config,
         });
@@ -262,42 +269,6 @@ impl Client {
         R::Body: Clone,
     {
         self.shared().call(addr, self.config().vip_channel, request, body, deadline).await
-    }
-
-    /// Enters a producer group into the heartbeats. Brokers' questions about its half messages go to `checks`; those it
-    /// has no room for are dropped, and asked again later.
-    ///
-    /// # Errors
-    /// [`Error::Config`] where this client is in the group already.
-    pub fn register_producer(
-        &self,
-        group: &Arc<str>,
-        checks: Option<mpsc::Sender<TransactionCheck>>,
-    ) -> Result<(), Error> {
-        self.shared().members.add_producer(group, checks)
-    }
-
-    /// Enters a consumer group into the heartbeats. `members_changed` is notified when a broker says so.
-    ///
-    /// # Errors
-    /// [`Error::Config`] where this client is in the group already.
-    pub fn register_consumer(&self, data: ConsumerData, members_changed: Arc<Notify>) -> Result<(), Error> {
-        self.shared().members.add_consumer(data, members_changed)
-    }
-
-    /// Replaces what the heartbeats say of a consumer group.
-    pub fn update_consumer(&self, data: ConsumerData) {
-        self.shared().members.update_consumer(data);
-    }
-
-    /// Sends a heartbeat to every broker of the routes in use and waits for their answers, or for the request timeout.
-    pub async fn heartbeat(&self) {
-        self.shared().heartbeat().await;
-    }
-
-    /// Asks for a heartbeat soon, without waiting for it.
-    pub fn heartbeat_soon(&self) {
-        self.shared().heartbeat_wanted.notify_one();
     }
 
     /// Whether the client has been shut down.
@@ -479,7 +450,7 @@ impl Shared {
         let processors = || processors(Arc::downgrade(self));
         // A broker forgets its clients with their connections: without this greeting, pulls would be refused until the
         // next heartbeat.
-        let greet = |connection| async move { self.send_heartbeat(&connection).await };
+        let greet = |connection| async move { self.introduce(&connection).await };
         self.pool.get(addr, deadline, processors, greet).await
     }
 
@@ -521,43 +492,6 @@ impl Shared {
             }
         };
         self.vip_pool.get(&vip_addr, deadline, || processors(Arc::downgrade(self)), greet).await
-    }
-
-    async fn heartbeat(self: &Arc<Self>) {
-        if self.members.is_empty() {
-            return;
-        }
-        let mut beating = JoinSet::new();
-        for addr in self.routes.addresses(self.members.has_consumers()) {
-            let shared = self.clone();
-            beating.spawn(async move {
-                let deadline = Deadline::after(shared.config.request_timeout);
-                match shared.broker(&addr, deadline).await {
-                    Ok(connection) => shared.send_heartbeat(&connection).await,
-                    Err(error) => {
-                        tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no heartbeat to this broker");
-                    }
-                }
-            });
-        }
-        while beating.join_next().await.is_some() {}
-    }
-
-    async fn send_heartbeat(&self, connection: &Connection) {
-        if self.members.is_empty() {
-            return;
-        }
-        let (producer_data_set, consumer_data_set) = self.members.heartbeat_data();
-        let data = HeartbeatData {
-            client_id: self.id.to_string(),
-            producer_data_set,
-            consumer_data_set,
-            ..HeartbeatData::default()
-        };
-        let deadline = Deadline::after(self.config.request_timeout);
-        if let Err(error) = connection.call(&Heartbeat {}, Json(data), deadline).await {
-            tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
-        }
     }
 }
 

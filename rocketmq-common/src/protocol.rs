@@ -39,7 +39,7 @@ pub use operator::{
     GetRunningInfo, OffsetTable, PopQueueInfo, QueueInfo, ResetClientOffset, ResetOffset, RunningInfo, prop,
 };
 pub use pop::{
-    AckMessage, BadBase64, BatchAck, BatchAckMessage, BatchAcks, ChangeInvisibleTime, Hidden, Notice, Notification,
+    AckMessage, BadOffsets, BatchAck, BatchAckMessage, BatchAcks, ChangeInvisibleTime, Hidden, Notice, Notification,
     OffsetBits, PopHead, PopMessage, Popped,
 };
 pub use queue_table::QueueTable;

@@ -4,8 +4,9 @@
 use crate::{
     Error, Filter, PushConfig,
     assigned::{AssignedQueue, Beside},
+    handle::Handle,
     listener::Listener,
-    member::{Handle, Manner, Member},
+    member::{Manner, Member},
     process_queue::{Limits, ProcessQueue},
     statistics::QueueMeter,
     wiring::Wiring,
@@ -23,7 +24,7 @@ pub(crate) const TOPIC: &str = "order-created";
 
 /// A member and its name server, which ends with it.
 pub(crate) struct Alone {
-    pub(crate) member: Handle,
+    pub(crate) member: Handle<Member>,
     _name_server: JoinSet<()>,
 }
 

@@ -33,6 +33,7 @@ mod dispatch;
 mod error;
 mod fetch;
 mod give_back;
+mod handle;
 mod hold;
 mod interceptor;
 mod limit;

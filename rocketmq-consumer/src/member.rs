@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
+    handle::{Handle, Stop},
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
@@ -26,9 +27,11 @@ use rocketmq_common::{
 };
 use std::{
     collections::BTreeMap,
-    ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -36,25 +39,6 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// What the last handle of a consumer has: dropping it stops everything.
-#[derive(Debug)]
-pub(crate) struct Handle(Arc<Member>);
-
-impl Deref for Handle {
-    type Target = Arc<Member>;
-
-    fn deref(&self) -> &Arc<Member> {
-        &self.0
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.stopped.cancel();
-        self.given_up.cancel();
-    }
-}
 
 /// How a member of a group consumes.
 #[derive(Debug)]
@@ -118,6 +102,8 @@ pub(crate) struct Member {
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
     owns_client: bool,
+    /// The client's heartbeats name the group because of this member.
+    registered: AtomicBool,
     runtime: tokio::runtime::Handle,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
@@ -128,7 +114,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle, Error> {
+    pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Handle<Self>, Error> {
         let Manner { listener, filter, interceptors, is_broadcast, sharing, offset_store, polling, mut config } =
             manner;
         config.check()?;
@@ -180,6 +166,7 @@ impl Member {
             queues: Mutex::default(),
             left: Mutex::default(),
             owns_client,
+            registered: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
@@ -188,10 +175,11 @@ impl Member {
         });
         if member.is_in_group() {
             member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+            member.registered.store(true, Ordering::Release);
             member.answer_operators();
         }
         // From here on, a dropped future drops the handle, and that stops everything.
-        let handle = Handle(member.clone());
+        let handle = Handle::new(member.clone());
         member.look_routes_up().await;
         if member.is_in_group() {
             member.client.heartbeat().await;
@@ -289,7 +277,7 @@ impl Member {
         let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await;
         let Unrecorded { queues, cause } = unrecorded.unwrap_or_else(|_| Unrecorded::of(count, None));
         let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
-        if self.is_in_group() {
+        if self.registered.swap(false, Ordering::AcqRel) {
             self.client.unregister_consumer(&self.group).await;
         }
         if self.owns_client {
@@ -453,6 +441,16 @@ impl Member {
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
         look_routes_up(&self.client, &self.subscriptions()).await;
+    }
+}
+
+impl Stop for Member {
+    fn stop(&self) {
+        self.stopped.cancel();
+        self.given_up.cancel();
+        if self.registered.swap(false, Ordering::AcqRel) {
+            self.client.forget_consumer(&self.group);
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 use crate::{
-    Error, Filter, PopConfig, PopConsumerBuilder, PoppedMessage,
-    pop_handle::Kept,
-    popper::{Handle, Popper},
+    Error, Filter, PopConfig, PopConsumerBuilder, PoppedMessage, handle::Handle, pop_handle::Kept, popper::Popper,
     wiring::Wiring,
 };
 use rocketmq_common::Client;
@@ -35,7 +33,7 @@ use std::{sync::Arc, time::Duration};
 /// consumer on this protocol; its push consumer pops where an operator says so. Unlike that one this one keeps what
 /// fails too often: as a dead letter.
 #[derive(Clone, Debug)]
-pub struct PopConsumer(Arc<Handle>);
+pub struct PopConsumer(Arc<Handle<Popper>>);
 
 impl PopConsumer {
     /// A consumer of `group`, to be wired up and started.

@@ -1,5 +1,6 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
+    handle::{Handle, Stop},
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
@@ -15,10 +16,9 @@ use rocketmq_common::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,24 +27,6 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// What the last handle of a consumer has: dropping it stops everything.
-#[derive(Debug)]
-pub(crate) struct Handle(Arc<Popper>);
-
-impl Deref for Handle {
-    type Target = Arc<Popper>;
-
-    fn deref(&self) -> &Arc<Popper> {
-        &self.0
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.stopped.cancel();
-    }
-}
 
 /// One member of a group that pops.
 #[derive(Debug)]
@@ -58,6 +40,8 @@ pub(crate) struct Popper {
     resting: Mutex<BTreeMap<Arc<str>, Instant>>,
     pub(crate) watches: Watches,
     owns_client: bool,
+    /// The client's heartbeats name the group because of this member.
+    registered: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
     shut_down: OnceCell<Result<(), Error>>,
@@ -81,7 +65,7 @@ struct Taken {
 }
 
 impl Popper {
-    pub(crate) async fn start(wiring: Wiring, config: PopConfig) -> Result<Handle, Error> {
+    pub(crate) async fn start(wiring: Wiring, config: PopConfig) -> Result<Handle<Self>, Error> {
         config.check()?;
         // What comes again does so by retry topics of the topics themselves, which are popped along with them.
         let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, false).await?;
@@ -100,14 +84,16 @@ impl Popper {
             resting: Mutex::default(),
             watches: Watches::default(),
             owns_client,
+            registered: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             shut_down: OnceCell::new(),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
         popper.pops.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
+        popper.registered.store(true, Ordering::Release);
         // From here on, a dropped future drops the handle, and that stops everything.
-        let handle = Handle(popper);
+        let handle = Handle::new(popper);
         handle.look_routes_up().await;
         handle.pops.client.heartbeat().await;
         tracing::info!(group = %handle.pops.group, client = %handle.pops.client.id(), "pop consumer started");
@@ -280,7 +266,9 @@ impl Popper {
         self.tasks.close();
         let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
         let messages = if finished { 0 } else { self.tasks.len() };
-        self.pops.client.unregister_consumer(&self.pops.group).await;
+        if self.registered.swap(false, Ordering::AcqRel) {
+            self.pops.client.unregister_consumer(&self.pops.group).await;
+        }
         if self.owns_client {
             self.pops.client.shutdown(deadline.at_least(CLOSING)).await;
         }
@@ -320,6 +308,15 @@ impl Popper {
 
     async fn look_routes_up(&self) {
         look_routes_up(&self.pops.client, &self.subscriptions()).await;
+    }
+}
+
+impl Stop for Popper {
+    fn stop(&self) {
+        self.stopped.cancel();
+        if self.registered.swap(false, Ordering::AcqRel) {
+            self.pops.client.forget_consumer(&self.pops.group);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use crate::{
     Error, Filter, Position, PullConsumerBuilder,
-    member::{Handle, Member},
+    handle::Handle,
+    member::Member,
     pull_once::{Pulled, pull_once},
     source::Sources,
 };
@@ -36,7 +37,7 @@ use std::{
 /// Java: `DefaultLitePullConsumer`.
 #[derive(Clone, Debug)]
 pub struct PullConsumer {
-    handle: Arc<Handle>,
+    handle: Arc<Handle<Member>>,
     /// Of single pulls.
     sources: Arc<Sources>,
 }
@@ -47,7 +48,7 @@ impl PullConsumer {
         PullConsumerBuilder::new(group.into())
     }
 
-    pub(crate) fn new(handle: Handle) -> Self {
+    pub(crate) fn new(handle: Handle<Member>) -> Self {
         Self { handle: Arc::new(handle), sources: Arc::default() }
     }
 

@@ -1,6 +1,7 @@
 use crate::{
     Error, Filter, PushConfig, PushConsumerBuilder, Statistics,
-    member::{Handle, Manner, Member},
+    handle::Handle,
+    member::{Manner, Member},
     wiring::Wiring,
 };
 use rocketmq_common::{Client, MessageQueue};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// finishes what is in hand and records the offsets; dropping the last handle stops everything at once, and what was
 /// not recorded comes again.
 #[derive(Clone, Debug)]
-pub struct PushConsumer(Arc<Handle>);
+pub struct PushConsumer(Arc<Handle<Member>>);
 
 impl PushConsumer {
     /// A consumer of `group`, to be wired up and started.

@@ -6,12 +6,19 @@ use std::{
 };
 
 /// The popped messages of a broker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pops {
     queues: HashMap<QueueOfGroup, Position>,
     /// What is hidden, by the time at which it comes back.
     hidden: BTreeMap<(i64, u64), (QueueOfGroup, Delivery)>,
     count: u64,
+    most_hidden: usize,
+}
+
+impl Default for Pops {
+    fn default() -> Self {
+        Self { queues: HashMap::new(), hidden: BTreeMap::new(), count: 0, most_hidden: MAX_HIDDEN }
+    }
 }
 
 /// A queue as one group pops it.
@@ -86,6 +93,22 @@ impl Pops {
         self.hidden.insert(key, (queue.clone(), delivery));
     }
 
+    /// Hides a message as another delivery, in place of the one before. False where that was not hidden and there is no
+    /// room for more.
+    pub(crate) fn hide_again(
+        &mut self,
+        queue: &QueueOfGroup,
+        before: Delivery,
+        pop_time_ms: i64,
+        until_ms: i64,
+    ) -> bool {
+        if !self.ack(queue, before) && !self.has_room() {
+            return false;
+        }
+        self.hide(queue, Delivery { pop_time_ms, ..before }, until_ms);
+        true
+    }
+
     /// A delivery is done; answers whether it was hidden.
     pub(crate) fn ack(&mut self, queue: &QueueOfGroup, delivery: Delivery) -> bool {
         let key = self.queues.get_mut(queue).and_then(|position| position.hidden.remove(&delivery));
@@ -107,9 +130,9 @@ impl Pops {
         self.hidden.first_key_value().map(|((until_ms, _), _)| *until_ms)
     }
 
-    /// How many messages are hidden.
-    pub(crate) fn len(&self) -> usize {
-        self.hidden.len()
+    /// Whether more may be hidden.
+    pub(crate) fn has_room(&self) -> bool {
+        self.hidden.len() < self.most_hidden
     }
 
     /// Whether a queue that is popped in order gives nothing now: a message is neither done nor visible again. An attempt
@@ -189,6 +212,9 @@ impl Pops {
     }
 }
 
+/// Beyond this nothing is popped until something is settled.
+const MAX_HIDDEN: usize = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,14 +238,26 @@ mod tests {
         assert!(pops.ack(&queue, delivery(1, 10)));
         assert!(!pops.ack(&queue, delivery(1, 10)), "done twice");
         assert!(!pops.ack(&queue, delivery(2, 9)), "of another delivery");
-        assert_eq!((pops.next(&queue), pops.next_ms(), pops.len()), (Some(3), Some(20), 2));
+        assert_eq!((pops.next(&queue), pops.next_ms(), pops.hidden.len()), (Some(3), Some(20), 2));
         assert_eq!(pops.take_due(19), None);
         assert_eq!(pops.take_due(20), Some((queue.clone(), delivery(2, 10))));
         assert_eq!(pops.take_due(29), None);
         pops.hide(&queue, delivery(0, 10), 40);
-        assert_eq!((pops.take_due(39), pops.len()), (None, 1));
+        assert_eq!((pops.take_due(39), pops.hidden.len()), (None, 1));
         assert_eq!(pops.take_due(40), Some((queue.clone(), delivery(0, 10))));
         assert!(!pops.ack(&queue, delivery(0, 10)), "done after it came back");
+    }
+
+    #[test]
+    fn no_more_is_hidden_than_there_is_room_for() {
+        let (mut pops, queue) = (Pops { most_hidden: 2, ..Pops::default() }, queue());
+        pops.hide(&queue, delivery(0, 10), 20);
+        assert!(pops.has_room() && pops.hide_again(&queue, delivery(1, 10), 11, 20));
+        assert!(!pops.has_room() && !pops.hide_again(&queue, delivery(2, 10), 11, 20));
+        assert!(pops.hide_again(&queue, delivery(0, 10), 11, 30), "it takes no more room than before");
+        assert_eq!((pops.hidden.len(), pops.queues[&queue].hidden.len()), (2, 2));
+        assert_eq!(pops.take_due(29), Some((queue.clone(), delivery(1, 11))));
+        assert!(pops.hide_again(&queue, delivery(2, 10), 11, 20));
     }
 
     #[test]

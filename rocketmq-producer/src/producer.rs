@@ -19,7 +19,13 @@ use rocketmq_common::{
     random::random_below,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::{runtime::Handle as Runtime, sync::mpsc, time::timeout};
 use tokio_util::{
     sync::CancellationToken,
@@ -38,6 +44,9 @@ struct Handle(Arc<Shared>);
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.stopped.cancel();
+        if self.0.registered.swap(false, Ordering::AcqRel) {
+            self.0.client.forget_producer(&self.0.group);
+        }
     }
 }
 
@@ -50,6 +59,8 @@ pub(crate) struct Shared {
     template: Arc<str>,
     /// Whether the client is ours to shut down.
     owns_client: bool,
+    /// The client's heartbeats name the group because of this producer.
+    registered: AtomicBool,
     pub(crate) has_checker: bool,
     pub(crate) interceptors: Interceptors,
     /// Which brokers to avoid, where that is looked at.
@@ -89,11 +100,6 @@ impl Producer {
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         let (check, checks) = mpsc::channel(CHECKS_WAITING);
         client.register_producer(&group, checker.is_some().then_some(check))?;
-        if !owns_client {
-            // Brokers it is connected to already do not know the group yet.
-            client.heartbeat().await;
-        }
-        tracing::info!(%group, client = %client.id(), "producer started");
         let shared = Arc::new(Shared {
             client,
             faults: config.fault_tolerance.clone().map(|tolerance| Arc::new(FaultTable::new(tolerance))),
@@ -105,19 +111,27 @@ impl Producer {
             group,
             template: names::AUTO_CREATE_TOPIC.into(),
             owns_client,
+            registered: AtomicBool::new(true),
             has_checker: checker.is_some(),
             sends: UnderWay::new(),
             tasks: TaskTracker::new(),
             runtime: Runtime::current(),
             stopped: CancellationToken::new(),
         });
+        // From here on, a dropped future drops the handle, and that stops everything.
+        let producer = Self(Arc::new(Handle(shared.clone())));
         if let Some(checker) = checker {
             shared.spawn(answer_checks(shared.clone(), checker, checks, shared.stopped.clone()));
         }
         if let Some(faults) = shared.faults.clone().filter(|faults| faults.tolerance().detector) {
             shared.spawn(detect(shared.clone(), faults));
         }
-        Ok(Self(Arc::new(Handle(shared))))
+        if !owns_client {
+            // Brokers it is connected to already do not know the group yet.
+            shared.client.heartbeat().await;
+        }
+        tracing::info!(group = %shared.group, client = %shared.client.id(), "producer started");
+        Ok(producer)
     }
 
     /// Sends a message and awaits the broker's word that it is stored.
@@ -324,7 +338,9 @@ impl Producer {
         shared.stopped.cancel();
         shared.tasks.close();
         shared.tasks.wait().await;
-        shared.client.unregister_producer(&shared.group).await;
+        if shared.registered.swap(false, Ordering::AcqRel) {
+            shared.client.unregister_producer(&shared.group).await;
+        }
         if shared.owns_client {
             shared.client.shutdown(deadline.at_least(CLOSING)).await;
         }

@@ -5,12 +5,18 @@ use crate::{
     cluster::{Cluster, random_name},
     wait::{SOON, eventually},
 };
-use anyhow::{Context, Result, ensure};
-use rocketmq_common::Message;
-use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
+use anyhow::{Context, Result, bail, ensure};
+use rocketmq_common::{Client, Message, remote::RequestCode};
+use rocketmq_consumer::{
+    Filter, PopConsumer, PullConsumer, PushConfig, PushConsumer, PushConsumerBuilder, StartAt, StoredMessage,
+};
 use rocketmq_producer::{Producer, ProducerConfig};
 use std::{process::Stdio, time::Duration};
-use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinSet, yield_now},
+};
 
 const ROUNDS: usize = 20;
 /// How many start and stop at the same time.
@@ -103,3 +109,139 @@ async fn one_of_each(name_server: &str, topic: &str, group: &str, in_order: bool
     }
     Ok(())
 }
+
+fn idle(builder: PushConsumerBuilder, topic: &str) -> PushConsumerBuilder {
+    let listener = |_: StoredMessage| std::future::ready(Ok::<_, String>(()));
+    builder.subscribe(topic, Filter::all()).listener(listener)
+}
+
+/// Fails unless a client is a member of a group, or is not, as the brokers of a topic know it.
+async fn expect_member(is_one: bool, client: &Client, group: &str, asking: &Client, topic: &str) -> Result<()> {
+    let members = asking.consumer_list(&group.into(), &topic.into()).await?;
+    ensure!(members.contains(&client.id().to_string()) == is_one, "the members of {group} are {members:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_member_that_is_dropped_on_a_shared_client_is_gone(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(8).await?, random_name("group"));
+    let (client, asking) = (cluster.client().await?, cluster.client().await?);
+    let staying = idle(cluster.consumer(&group), &topic).start().await?;
+    let on_shared = async || idle(cluster.consumer(&group).client(client.clone()), &topic).start().await;
+    let owns = |count: usize| {
+        let owned = staying.assigned_queues().iter().filter(|queue| *queue.topic == *topic).count();
+        ensure!(owned == count, "the member that stays has {owned} queues");
+        Ok(())
+    };
+    let leaving = on_shared().await?;
+    eventually(SOON, async || owns(4)).await?;
+    cluster.at("dropped");
+    // Also outside of the runtime.
+    std::thread::spawn(move || drop(leaving)).join().map_err(|_| anyhow::anyhow!("the drop panics"))?;
+    eventually(SOON, async || owns(8)).await?;
+    expect_member(false, &client, &group, &asking, &topic).await?;
+    cluster.at("started again");
+    for _ in 0..20 {
+        let again = on_shared().await?;
+        // What the brokers are told of the one before does not throw this one out.
+        expect_member(true, &client, &group, &asking, &topic).await?;
+        drop(again);
+    }
+    let again = on_shared().await?;
+    eventually(SOON, async || owns(4)).await?;
+    cluster.at("shut down, and dropped after that");
+    again.shutdown().await?;
+    let last = on_shared().await?;
+    drop(again);
+    eventually(SOON, async || owns(4)).await?;
+    expect_member(true, &client, &group, &asking, &topic).await?;
+    last.shutdown().await?;
+    Ok(staying.shutdown().await?)
+}
+
+/// Begins to start something on a client and drops that, each time a bit later, before it starts it.
+async fn dropped_half_way<T, E: std::error::Error + Send + Sync + 'static>(
+    start: impl AsyncFn() -> Result<T, E>,
+) -> Result<T> {
+    for doublings in 0..14 {
+        let a_while = async {
+            for _ in 0..1 << doublings {
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            started = start() => drop(started.with_context(|| format!("after {doublings} that were dropped"))?),
+            () = a_while => {}
+        }
+    }
+    Ok(start().await?)
+}
+
+pub(crate) async fn a_start_that_is_dropped_leaves_nothing_on_a_shared_client(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let (client, asking) = (cluster.client().await?, cluster.client().await?);
+    let [push, pull, pop, produce] = [(); 4].map(|()| random_name("group"));
+    let pushing = || idle(PushConsumer::builder(&push).client(client.clone()), &topic).start();
+    let pushing = dropped_half_way(async || pushing().await).await?;
+    let pulling = || PullConsumer::builder(&pull).client(client.clone()).subscribe(&topic, Filter::all()).start();
+    let pulling = dropped_half_way(async || pulling().await).await?;
+    let popping = || PopConsumer::builder(&pop).client(client.clone()).subscribe(&topic, Filter::all()).start();
+    let popping = dropped_half_way(async || popping().await).await?;
+    let producing = || Producer::builder(&produce).client(client.clone()).start();
+    let producing = dropped_half_way(async || producing().await).await?;
+    producing.send(Message::new(&topic, "body")).await?;
+    for group in [&push, &pull, &pop] {
+        expect_member(true, &client, group, &asking, &topic).await?;
+    }
+    drop((pushing, pulling, popping, producing));
+    for group in [&push, &pull, &pop] {
+        eventually(SOON, async || expect_member(false, &client, group, &asking, &topic).await).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_late_word_of_leaving_throws_nobody_out(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let (client, asking) = (cluster.client().await?, cluster.client().await?);
+    let start = || PopConsumer::builder(&group).client(client.clone()).subscribe(&topic, Filter::all()).start();
+    let (first, other) = (start().await?, Producer::builder(&group).client(client.clone()).start().await?);
+    cluster.dev().on(RequestCode::UNREGISTER_CLIENT).delay(WHILE);
+    drop(first);
+    eventually(SOON, async || {
+        ensure!(cluster.dev().received(RequestCode::UNREGISTER_CLIENT) > 0, "nobody leaves");
+        Ok(())
+    })
+    .await?;
+    let second = start().await?;
+    // The broker handles this one later than the other.
+    other.shutdown().await?;
+    expect_member(true, &client, &group, &asking, &topic).await?;
+    Ok(second.shutdown().await?)
+}
+
+pub(crate) async fn a_late_heartbeat_brings_nobody_back(cluster: &Cluster) -> Result<()> {
+    let (topic, asking) = (cluster.topic(1).await?, cluster.client().await?);
+    let (dev, client) = (cluster.dev(), cluster.client().await?);
+    // The first one goes with a fresh connection.
+    for told in [1, 2] {
+        let group = random_name("group");
+        let [beats, goodbyes] =
+            [RequestCode::HEART_BEAT, RequestCode::UNREGISTER_CLIENT].map(|code| (code, dev.received(code)));
+        dev.on(RequestCode::HEART_BEAT).delay(WHILE).times(1);
+        let more = |(code, before): (RequestCode, u64), count| {
+            let received = dev.received(code) - before;
+            ensure!(received >= count, "{received} of {code} received");
+            Ok(())
+        };
+        tokio::select! {
+            _ = idle(cluster.consumer(&group).client(client.clone()), &topic).start() => bail!("the start is not held up"),
+            under_way = eventually(SOON, async || more(beats, 1)) => under_way?,
+        }
+        eventually(SOON, async || more(goodbyes, told)).await?;
+        eventually(SOON, async || expect_member(false, &client, &group, &asking, &topic).await).await?;
+    }
+    Ok(())
+}
+
+/// How long a broker takes to handle what comes too late.
+const WHILE: Duration = Duration::from_millis(500);

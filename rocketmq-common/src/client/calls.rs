@@ -6,7 +6,7 @@ use crate::{
     protocol::{
         Assignments, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, MemberOfGroup, MessageModel,
         PullMessage, PullResult, QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored,
-        UnregisterClient, UpdateConsumerOffset,
+        UpdateConsumerOffset,
     },
 };
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::task::JoinSet;
 
 impl Client {
     /// The address of a broker's master.
@@ -277,43 +276,6 @@ impl Client {
     /// As [`call`](Self::call).
     pub async fn send_back(&self, broker_name: &str, request: &SendBack, deadline: Deadline) -> Result<(), Error> {
         Ok(self.call(&self.master(broker_name)?, request, (), deadline).await?)
-    }
-
-    /// Leaves a producer group, at every broker this client is connected to.
-    pub async fn unregister_producer(&self, group: &Arc<str>) {
-        let other = self.shared().members.remove_producer(group);
-        self.unregister(Some(group.clone()), None).await;
-        // With one group, a broker forgets by which connection the client's replies go, and learns it again only from
-        // a group that is new to it.
-        if other.is_some() {
-            self.unregister(other, None).await;
-            self.heartbeat().await;
-        }
-    }
-
-    /// Leaves a consumer group, at every broker this client is connected to; the other members are told at once.
-    pub async fn unregister_consumer(&self, group: &Arc<str>) {
-        self.shared().members.remove_consumer(group);
-        self.unregister(None, Some(group.clone())).await;
-    }
-
-    async fn unregister(&self, producer_group: Option<Arc<str>>, consumer_group: Option<Arc<str>>) {
-        let request = UnregisterClient { client_id: self.id().clone(), producer_group, consumer_group };
-        let deadline = self.request_deadline();
-        let mut leaving = JoinSet::new();
-        for connection in self.shared().pool.open() {
-            if self.shared().name_servers.contains(connection.addr()) {
-                continue;
-            }
-            let request = request.clone();
-            leaving.spawn(async move {
-                if let Err(error) = connection.call(&request, (), deadline).await {
-                    // The broker forgets us when the connection closes.
-                    tracing::debug!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "not unregistered");
-                }
-            });
-        }
-        while leaving.join_next().await.is_some() {}
     }
 }
 

@@ -3,7 +3,8 @@ use crate::{
     protocol::{CheckTransactionState, ConsumerData, ProducerData},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    mem,
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 use tokio::sync::{Notify, mpsc};
@@ -16,6 +17,23 @@ pub(super) struct Members(Mutex<Groups>);
 struct Groups {
     producers: BTreeMap<Arc<str>, Option<mpsc::Sender<TransactionCheck>>>,
     consumers: BTreeMap<String, Consumer>,
+    /// Those that were left, and of which the brokers have not been told yet.
+    left: BTreeSet<Group>,
+}
+
+/// A group, as brokers know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    Producers(Arc<str>),
+    Consumers(Arc<str>),
+}
+
+/// What the brokers have to be told.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) groups: BTreeSet<Group>,
+    /// Where a producer group was left: another one that stays.
+    pub(super) other_producers: Option<Arc<str>>,
 }
 
 /// A broker's question what became of a half message, for the producer group that sent it.
@@ -36,6 +54,15 @@ struct Consumer {
     operated: Option<Weak<dyn Operated>>,
 }
 
+impl Groups {
+    fn has(&self, group: &Group) -> bool {
+        match group {
+            Group::Producers(name) => self.producers.contains_key(name),
+            Group::Consumers(name) => self.consumers.contains_key(&**name),
+        }
+    }
+}
+
 impl Members {
     pub(super) fn add_producer(
         &self,
@@ -46,6 +73,7 @@ impl Members {
         if groups.producers.contains_key(group) {
             return Err(TAKEN);
         }
+        groups.left.remove(&Group::Producers(group.clone()));
         groups.producers.insert(group.clone(), checks);
         Ok(())
     }
@@ -68,6 +96,7 @@ impl Members {
         if groups.consumers.contains_key(&data.group_name) {
             return Err(TAKEN);
         }
+        groups.left.remove(&Group::Consumers(data.group_name.as_str().into()));
         groups.consumers.insert(data.group_name.clone(), Consumer { data, changed, operated: None });
         Ok(())
     }
@@ -89,15 +118,42 @@ impl Members {
         self.groups().consumers.get(group)?.operated.as_ref()?.upgrade()
     }
 
-    /// Takes a producer group out, and answers another one that stays.
-    pub(super) fn remove_producer(&self, group: &str) -> Option<Arc<str>> {
+    /// Takes a group out; the brokers have to be told.
+    pub(super) fn leave(&self, group: Group) {
         let mut groups = self.groups();
-        groups.producers.remove(group);
-        groups.producers.keys().next().cloned()
+        let was_there = match &group {
+            Group::Producers(name) => groups.producers.remove(name).is_some(),
+            Group::Consumers(name) => groups.consumers.remove(&**name).is_some(),
+        };
+        if was_there {
+            groups.left.insert(group);
+        }
     }
 
-    pub(super) fn remove_consumer(&self, group: &str) {
-        self.groups().consumers.remove(group);
+    /// The groups that were left, and not entered again; whoever takes them tells the brokers.
+    pub(super) fn take_left(&self) -> Leaving {
+        let mut groups = self.groups();
+        let left = mem::take(&mut groups.left);
+        let has_producers = left.iter().any(|group| matches!(group, Group::Producers(_)));
+        let other_producers = groups.producers.keys().next().filter(|_| has_producers).cloned();
+        Leaving { groups: left, other_producers }
+    }
+
+    /// Those of the groups named by a heartbeat that have been left since.
+    pub(super) fn left_since(&self, mut named: Vec<Group>) -> Vec<Group> {
+        let groups = self.groups();
+        named.retain(|group| !groups.has(group));
+        named
+    }
+
+    /// Has the brokers told once more of groups that were left, unless they have been entered again. Whether any is
+    /// left to tell of.
+    pub(super) fn leave_again(&self, mut gone: Vec<Group>) -> bool {
+        let mut groups = self.groups();
+        gone.retain(|group| !groups.has(group));
+        let is_any = !gone.is_empty();
+        groups.left.extend(gone);
+        is_any
     }
 
     pub(super) fn note_change(&self, group: &str) {
@@ -128,3 +184,59 @@ impl Members {
 }
 
 const TAKEN: Error = Error::Config { option: "group", message: "is in use by this client already" };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{ConsumeFrom, ConsumeType, MessageModel};
+
+    fn consumers(name: &str) -> Group {
+        Group::Consumers(name.into())
+    }
+
+    fn enter(members: &Members, name: &str) -> Result<(), Error> {
+        let data = ConsumerData {
+            group_name: name.to_owned(),
+            consume_type: ConsumeType::Passively,
+            message_model: MessageModel::Clustering,
+            consume_from_where: ConsumeFrom::LastOffset,
+            subscription_data_set: Vec::new(),
+            unit_mode: false,
+        };
+        members.add_consumer(data, Arc::default())
+    }
+
+    #[test]
+    fn what_is_left_is_told_once_unless_it_is_entered_again() {
+        let members = Members::default();
+        for name in ["a", "b"] {
+            enter(&members, name).unwrap();
+            members.add_producer(&name.into(), None).unwrap();
+        }
+        assert!(enter(&members, "a").is_err());
+        members.leave(consumers("a"));
+        members.leave(consumers("b"));
+        enter(&members, "a").unwrap();
+        let told = members.take_left();
+        assert_eq!((told.groups, told.other_producers), ([consumers("b")].into(), None));
+        members.leave(consumers("b"));
+        members.leave(consumers("never entered"));
+        members.leave(Group::Producers("a".into()));
+        let told = members.take_left();
+        assert_eq!((told.groups, told.other_producers), ([Group::Producers("a".into())].into(), Some("b".into())));
+        assert!(members.take_left().groups.is_empty(), "told twice");
+    }
+
+    #[test]
+    fn what_a_late_heartbeat_named_is_left_again() {
+        let members = Members::default();
+        enter(&members, "here").unwrap();
+        let named = vec![consumers("gone"), consumers("here"), Group::Producers("here".into())];
+        let gone = members.left_since(named);
+        assert_eq!(gone, [consumers("gone"), Group::Producers("here".into())]);
+        enter(&members, "gone").unwrap();
+        assert!(members.leave_again(gone), "there is a producer group to tell of");
+        assert_eq!(members.take_left().groups, [Group::Producers("here".into())].into());
+        assert!(!members.leave_again(vec![consumers("here")]));
+    }
+}

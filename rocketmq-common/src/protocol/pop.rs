@@ -209,13 +209,16 @@ impl From<OffsetBits> for String {
 }
 
 impl TryFrom<String> for OffsetBits {
-    type Error = BadBase64;
+    type Error = BadOffsets;
 
-    fn try_from(text: String) -> Result<Self, BadBase64> {
+    fn try_from(text: String) -> Result<Self, BadOffsets> {
+        if text.len() > MAX_LETTERS {
+            return Err(BadOffsets);
+        }
         let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
         let (mut word, mut count) = (0_u32, 0);
         for letter in text.trim_end_matches('=').bytes() {
-            let value = ALPHABET.iter().position(|known| *known == letter).ok_or(BadBase64)?;
+            let value = ALPHABET.iter().position(|known| *known == letter).ok_or(BadOffsets)?;
             word = (word << 6 | u32::try_from(value).unwrap_or(0)) & 0xFFFF;
             count += 6;
             if count >= 8 {
@@ -227,10 +230,10 @@ impl TryFrom<String> for OffsetBits {
     }
 }
 
-/// A text that is no Base64.
+/// A text that is no Base64, or one of numbers beyond [`OffsetBits::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the offsets are not in Base64")]
-pub struct BadBase64;
+#[error("the offsets are not in Base64, or too far apart")]
+pub struct BadOffsets;
 
 header! {
     /// The hiding of a message, from now on. Java: `ChangeInvisibleTimeResponseHeader`.
@@ -303,6 +306,8 @@ request! {
     }
 }
 
+/// Those of the bits up to [`OffsetBits::MAX`].
+const MAX_LETTERS: usize = (OffsetBits::MAX as usize / 8 + 1).div_ceil(3) * 4;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #[cfg(test)]
@@ -340,8 +345,12 @@ mod tests {
             let numbers: Vec<_> = bits.iter().collect();
             assert_eq!(numbers, (0..usize::from(count)).map(|number| number * 3).collect::<Vec<_>>());
         }
-        assert_eq!(OffsetBits::from_iter([OffsetBits::MAX]).iter().collect::<Vec<_>>(), [65_535]);
-        assert_eq!(OffsetBits::try_from("ä".to_owned()), Err(BadBase64));
+        let last = OffsetBits::from_iter([OffsetBits::MAX]);
+        assert_eq!(last.iter().collect::<Vec<_>>(), [65_535]);
+        let text = String::from(last.clone());
+        assert_eq!(OffsetBits::try_from(format!("{text}AAAA")), Err(BadOffsets), "one body could hold millions");
+        assert_eq!(OffsetBits::try_from(text), Ok(last));
+        assert_eq!(OffsetBits::try_from("ä".to_owned()), Err(BadOffsets));
         for odd in ["", "=", "A", "====", "ZZZZZ"] {
             assert!(OffsetBits::try_from(odd.to_owned()).is_ok(), "{odd}");
         }

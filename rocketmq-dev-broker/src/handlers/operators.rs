@@ -133,7 +133,9 @@ fn pops(broker: &Broker, request: &ResetOffset) -> bool {
 fn move_pops(broker: &Broker, group: &Arc<str>, table: &OffsetTable) {
     for (MessageQueue { topic, queue_id, .. }, offset) in &table.offset_table.0 {
         let queue = QueueOfGroup { group: group.clone(), topic: topic.clone(), queue_id: *queue_id };
-        broker.store().pops.advance(&queue, *offset);
+        let mut store = broker.store();
+        store.pops.advance(&queue, *offset);
+        // Under the lock, as pops do it.
         broker.offsets().set(group, topic, *queue_id, *offset);
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn answer_or_hold(broker: &Broker, asked: Asked, waiting: Waiting) {
     let (answer, came_to) = match &waiting.wish {
         Wish::Messages { request, filter } => {
             let mut taken = Taken { revive_queue_id, ..Taken::default() };
-            let has_room = store.pops.len() < MAX_HIDDEN;
+            let has_room = store.pops.has_room();
             for place in places.iter().filter(|_| has_room) {
                 taken.take(&mut store, request, filter, place, now_ms, &broker.name);
             }
@@ -97,15 +97,16 @@ pub(crate) fn answer_or_hold(broker: &Broker, asked: Asked, waiting: Waiting) {
             (has_messages.then(|| notice(true, false)), Vec::new())
         }
     };
+    // Under the lock: of two pops at once the one that comes further records last.
+    for (queue, offset) in came_to {
+        broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
+    }
     match answer {
         Some(answer) => {
             drop(store);
             asked.answer(Ok(answer));
         }
         None => hold_or_end(store, asked, waiting, now_ms, revive_queue_id),
-    }
-    for (queue, offset) in came_to {
-        broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
     }
     // Something may be hidden, or held, that ends before all else.
     broker.wake_timer();
@@ -418,16 +419,8 @@ fn as_original(record: &Bytes, topic: &str, handle: &ReceiptHandle) -> Option<By
         queue_id: handle.queue_id,
         queue_offset: handle.offset,
         commit_log_offset: stored.place,
-        flag: stored.flag,
-        sys_flag: stored.sys_flag,
-        born_timestamp_ms: stored.born_ms,
-        born_host: stored.born_host,
-        store_timestamp_ms: stored.stored_ms,
-        store_host: stored.store_host,
-        reconsume_times: stored.reconsume_times,
-        prepared_transaction_offset: stored.prepared_offset,
-        body: stored.body,
         properties: properties.as_str(),
+        ..stored.anew()
     };
     copy.encode(&mut bytes).ok()?;
     Some(bytes.freeze())
@@ -453,5 +446,3 @@ const NOT_SET: &str = "not set any response code";
 const LONGEST_POLL: Duration = Duration::from_secs(3600);
 /// Java: `maxPopPollingSize`.
 const MAX_HELD: usize = 100_000;
-/// Beyond this nothing is popped until something is settled.
-const MAX_HIDDEN: usize = 1 << 20;

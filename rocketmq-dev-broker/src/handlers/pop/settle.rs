@@ -25,7 +25,7 @@ pub(in crate::handlers) fn ack(broker: &Broker, incoming: &Incoming) -> Outcome 
     let handle = parse(&header.extra_info)?;
     let queue = QueueOfGroup { group: header.consumer_group, topic: header.topic, queue_id: header.queue_id };
     let delivery = Delivery { offset: header.offset, pop_time_ms: handle.pop_time_ms };
-    if settle(broker, &queue, delivery, handle.is_ordered()) {
+    if settle(broker, &queue, [delivery], handle.is_ordered()) {
         Ok(done())
     } else {
         Err(Refusal::new(ResponseCode::MESSAGE_ILLEGAL, "the message was not popped in order"))
@@ -43,13 +43,10 @@ pub(in crate::handlers) fn batch_ack(broker: &Broker, incoming: &Incoming) -> Ou
         let topic = source.real_topic(&ack.topic.into(), &group);
         let queue = QueueOfGroup { group, topic, queue_id: ack.queue_id };
         let Ok((min, max)) = bounds(broker, &queue.topic, queue.queue_id) else { continue };
-        for distance in ack.offsets.iter() {
-            let offset = ack.start_offset.saturating_add(i64::try_from(distance).unwrap_or(i64::MAX));
-            if (min..=max).contains(&offset) {
-                let delivery = Delivery { offset, pop_time_ms: ack.pop_time_ms };
-                settle(broker, &queue, delivery, ack.revive_queue_id == ReceiptHandle::ORDERED);
-            }
-        }
+        let offset = |distance| ack.start_offset.saturating_add(i64::try_from(distance).unwrap_or(i64::MAX));
+        let offsets = ack.offsets.iter().map(offset).filter(|offset| (min..=max).contains(offset));
+        let deliveries = offsets.map(|offset| Delivery { offset, pop_time_ms: ack.pop_time_ms });
+        settle(broker, &queue, deliveries, ack.revive_queue_id == ReceiptHandle::ORDERED);
     }
     Ok(done())
 }
@@ -75,8 +72,9 @@ pub(in crate::handlers) fn change(broker: &Broker, incoming: &Incoming) -> Outco
     } else {
         // The pop time tells deliveries apart: also one that is changed within the millisecond of its pop.
         let pop_time_ms = now_ms.max(delivery.pop_time_ms.saturating_add(1));
-        pops.ack(&queue, delivery);
-        pops.hide(&queue, Delivery { pop_time_ms, ..delivery }, until_ms);
+        if !pops.hide_again(&queue, delivery, pop_time_ms, until_ms) {
+            return Err(Refusal::new(ResponseCode::SYSTEM_BUSY, "too many messages are hidden"));
+        }
         (pop_time_ms, header.invisible_time_ms)
     };
     broker.wake_timer();
@@ -84,24 +82,34 @@ pub(in crate::handlers) fn change(broker: &Broker, incoming: &Incoming) -> Outco
     Ok(done().with_header(&Hidden { pop_time_ms, invisible_time_ms, revive_queue_id }).with_remark(NOT_SET))
 }
 
-/// Settles a delivery; one of long ago is no error. False where an ordered message was not popped.
-fn settle(broker: &Broker, queue: &QueueOfGroup, delivery: Delivery, is_ordered: bool) -> bool {
-    if !is_ordered {
-        broker.store().pops.ack(queue, delivery);
-        return true;
-    }
+/// Settles deliveries of a queue; one of long ago is no error. False where an ordered message was not popped.
+fn settle(
+    broker: &Broker,
+    queue: &QueueOfGroup,
+    deliveries: impl IntoIterator<Item = Delivery>,
+    is_ordered: bool,
+) -> bool {
     let mut store = broker.store();
-    match store.pops.ack_in_order(queue, delivery) {
-        OrderedAck::Stale => true,
-        OrderedAck::Unknown => false,
-        OrderedAck::Next(offset) => {
-            let woken = store.wake_pops(&queue.topic);
-            drop(store);
-            broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
-            broker.settle(woken);
-            true
+    let (mut were_popped, mut came_to) = (true, None);
+    for delivery in deliveries {
+        if !is_ordered {
+            store.pops.ack(queue, delivery);
+            continue;
+        }
+        match store.pops.ack_in_order(queue, delivery) {
+            OrderedAck::Stale => {}
+            OrderedAck::Unknown => were_popped = false,
+            OrderedAck::Next(offset) => came_to = Some(offset),
         }
     }
+    if let Some(offset) = came_to {
+        // Under the lock: of two at once the one that comes further records last.
+        broker.offsets().set(&queue.group, &queue.topic, queue.queue_id, offset);
+        let woken = store.wake_pops(&queue.topic);
+        drop(store);
+        broker.settle(woken);
+    }
+    were_popped
 }
 
 fn bounds(broker: &Broker, topic: &str, queue_id: i32) -> Result<(i64, i64), Refusal> {
