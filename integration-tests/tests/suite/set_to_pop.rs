@@ -21,7 +21,7 @@ use rocketmq_consumer::{Filter, IntoOutcome, Outcome, PushConfig, PushConsumer, 
 use std::{
     collections::BTreeSet,
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -97,6 +97,18 @@ where
     until_popped(&consumer, topic).await?;
     Ok(consumer)
 }
+
+/// A listener that keeps a message and then waits for a leave to be done.
+fn gated(inbox: &Inbox, gate: &Arc<Semaphore>) -> impl Fn(StoredMessage) -> Consuming + Send + Sync + 'static + use<> {
+    let (inbox, gate) = (inbox.clone(), gate.clone());
+    move |message| {
+        inbox.keep(message);
+        let gate = gate.clone();
+        Box::pin(async move { gate.acquire().await.map(|leave| leave.forget()).map_err(|error| error.to_string()) })
+    }
+}
+
+type Consuming = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Fails unless so many messages lie in the retry topic of a group for a topic it pops, once the name server knows it:
 /// what was not settled in time, or was given back.
@@ -302,13 +314,8 @@ pub(crate) async fn what_takes_longer_than_it_is_hidden_comes_once(cluster: &Clu
 pub(crate) async fn a_member_that_ends_gives_back_what_it_has_not_begun(cluster: &Cluster) -> Result<()> {
     let (topic, group) = (cluster.topic(2).await?, random_name("group"));
     let (first, second, gate) = (Inbox::new(), Inbox::new(), Arc::new(Semaphore::new(0)));
-    let (kept, at_the_gate) = (first.clone(), gate.clone());
-    let leaving = popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, move |message| {
-        kept.keep(message);
-        let gate = at_the_gate.clone();
-        async move { gate.acquire().await.map(|leave| leave.forget()) }
-    })
-    .await?;
+    let leaving =
+        popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, gated(&first, &gate)).await?;
     let producer = cluster.producer().await?;
     let ids = send(&producer, &topic, 10).await?;
     first.has(1, SOON).await?;
@@ -332,14 +339,9 @@ pub(crate) async fn a_member_that_ends_gives_back_what_it_has_not_begun(cluster:
 
 pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
-    let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
-    let at_the_gate = gate.clone();
-    let consumer = popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, move |message| {
-        kept.keep(message);
-        let gate = at_the_gate.clone();
-        async move { gate.acquire().await.map(|leave| leave.forget()) }
-    })
-    .await?;
+    let gate = Arc::new(Semaphore::new(0));
+    let consumer =
+        popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, gated(&inbox, &gate)).await?;
     let producer = cluster.producer().await?;
     let ids = send(&producer, &topic, 5).await?;
     until_unsettled(cluster, &topic, &group, &consumer, 5).await?;
@@ -359,17 +361,9 @@ pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(clu
 pub(crate) async fn what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back(cluster: &Cluster) -> Result<()> {
     let (topic, other, group) = (cluster.topic(1).await?, cluster.topic(1).await?, random_name("group"));
     let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(0)));
-    let (kept, at_the_gate) = (inbox.clone(), gate.clone());
     let config = PushConfig { concurrency: 1, ..config() };
     let builder = builder(cluster, &group, &topic, config).subscribe(&other, Filter::all());
-    let consumer = builder
-        .listener(move |message| {
-            kept.keep(message);
-            let gate = at_the_gate.clone();
-            async move { gate.acquire().await.map(|leave| leave.forget()) }
-        })
-        .start()
-        .await?;
+    let consumer = builder.listener(gated(&inbox, &gate)).start().await?;
     set_mode(cluster, &topic, &group, RequestMode::Pop, 0).await?;
     until_popped(&consumer, &topic).await?;
     let producer = cluster.producer().await?;
@@ -481,19 +475,14 @@ pub(crate) async fn streams_and_batches_pop_as_well(cluster: &Cluster) -> Result
 pub(crate) async fn popping_keeps_filters_and_stops_at_its_limit(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
     let other = cluster.topic(1).await?;
-    let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
-    let at_the_gate = gate.clone();
+    let gate = Arc::new(Semaphore::new(0));
     let config = PushConfig { concurrency: 2, ..config() };
     let consumer = cluster.consumer(&group).config(config).allocate_by_broker();
     // "BB" and "Aa" have one hash, which is all that brokers look at.
     let consumer = consumer.subscribe(&topic, Filter::tags("Aa || eu")).subscribe(&other, Filter::all());
     let consumer = consumer
         .filter(|message: &StoredMessage| message.keys().all(|key| key != "unwanted"))
-        .listener(move |message| {
-            kept.keep(message);
-            let gate = at_the_gate.clone();
-            async move { gate.acquire().await.map(|leave| leave.forget()) }
-        })
+        .listener(gated(&inbox, &gate))
         .start()
         .await?;
     for topic in [&topic, &other] {
