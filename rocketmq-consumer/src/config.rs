@@ -138,7 +138,7 @@ impl PushConfig {
     ///
     /// # Protocol
     /// Java: `DefaultMQPushConsumerImpl.getMaxReconsumeTimes`.
-    pub(crate) fn max_reconsume_times(&self, is_ordered: bool) -> i32 {
+    pub(crate) fn reconsume_limit(&self, is_ordered: bool) -> i32 {
         self.max_reconsume_times.unwrap_or(if is_ordered { i32::MAX } else { DEFAULT_RECONSUME_TIMES })
     }
 

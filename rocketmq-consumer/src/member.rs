@@ -138,7 +138,7 @@ impl Member {
             group: group.clone(),
             start_at: config.start_at,
             is_ordered: false,
-            max_reconsume_times: config.max_reconsume_times(is_ordered),
+            max_reconsume_times: config.reconsume_limit(is_ordered),
         };
         let member = Arc::new(Self {
             client,
