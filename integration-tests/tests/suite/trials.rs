@@ -162,7 +162,9 @@ impl Scenario {
                 let text = panic_text(panic.as_ref()).unwrap_or("with what is no text");
                 anyhow!("panicked: {text}")
             })?;
-            result.with_context(|| format!("not done after {LIMIT:?}; it was at: {}", cluster.stage()))?
+            let stage = cluster.stage();
+            let result = result.with_context(|| format!("not done after {LIMIT:?}; it was at: {stage}"))?;
+            result.map_err(|error| if stage.is_empty() { error } else { anyhow!("{error:#}\nit was at: {stage}") })
         };
         Self { name, real, on_dev_broker: true, since_5: false, before_5: false, needs_java: false, run: Arc::new(run) }
     }
