@@ -17,6 +17,7 @@ use crate::{
     protocol::{GetRoute, LenientJson, TopicRouteData},
     random::random_below,
     resolver::NameServerResolver,
+    ticks,
 };
 use members::Members;
 pub use members::TransactionCheck;
@@ -37,7 +38,7 @@ use tokio::{
     runtime::Handle as Runtime,
     sync::Notify,
     task::JoinSet,
-    time::{MissedTickBehavior, interval_at, sleep, timeout_at},
+    time::{sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -305,6 +306,8 @@ async fn until_stopped(stopped: CancellationToken, work: impl Future<Output = ()
 /// Looks the routes in use up anew, all of them now and then, and those that failed somebody at once.
 async fn refresh_routes(shared: Arc<Shared>) {
     let mut ticks = ticks(shared.config.route_refresh_interval);
+    // Not at once.
+    ticks.reset();
     loop {
         let stale: Vec<(Arc<str>, u64)> = tokio::select! {
             _ = ticks.tick() => {
@@ -353,6 +356,8 @@ async fn refresh_name_servers(shared: Arc<Shared>, resolver: Arc<dyn NameServerR
 /// Tells the brokers that this client lives.
 async fn beat(shared: Arc<Shared>) {
     let mut ticks = ticks(shared.config.heartbeat_interval);
+    // Not at once.
+    ticks.reset();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -364,13 +369,6 @@ async fn beat(shared: Arc<Shared>) {
         shared.vip_pool.retain(|addr| vip.contains(addr));
         shared.heartbeat().await;
     }
-}
-
-fn ticks(period: Duration) -> tokio::time::Interval {
-    let period = period.min(LONGEST_INTERVAL);
-    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
 
 impl Shared {
@@ -505,18 +503,5 @@ fn vip_addr(addr: &Arc<str>) -> Option<Arc<str>> {
     Some(format!("{host}:{port}").into())
 }
 
-/// A moment further away cannot be told, and comes as late as never.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 86_400);
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);
 const FIRST_NAME_SERVER_REFRESH: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_interval_may_be_longer_than_time() {
-        assert_eq!(ticks(Duration::MAX).period(), LONGEST_INTERVAL);
-        assert_eq!(ticks(Duration::from_secs(30)).period(), Duration::from_secs(30));
-    }
-}

@@ -22,6 +22,7 @@ pub mod random;
 pub mod resolver;
 mod retry;
 mod route;
+mod ticks;
 mod unwind;
 
 pub use client::{Client, ConsumingDirectly, ExpectedReply, Operated, Refusal, TransactionCheck};
@@ -33,4 +34,5 @@ pub use namespace::{Namespace, strip_any_namespace};
 pub use retry::Backoff;
 pub use rocketmq_remote as remote;
 pub use route::TopicRoute;
+pub use ticks::ticks;
 pub use unwind::unwinding;

@@ -5,16 +5,13 @@ use crate::{
     offset_store::{Offsets, save},
     unrecorded::Unrecorded,
 };
-use rocketmq_common::MessageQueue;
+use rocketmq_common::{MessageQueue, ticks};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, Interval, MissedTickBehavior, interval},
-};
+use tokio::{task::JoinSet, time::Instant};
 
 impl Member {
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
@@ -159,12 +156,6 @@ pub(crate) async fn commit(member: Arc<Member>) {
     }
 }
 
-fn ticks(period: Duration) -> Interval {
-    let mut ticks = interval(period.min(LONGEST_INTERVAL));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
-}
-
 impl Member {
     /// The queues whose offset has moved since it was last recorded, or is kept elsewhere now: a replica keeps it while
     /// the master is away, a queue of a static topic moves, a broker comes back at another address.
@@ -186,15 +177,3 @@ impl Member {
 
 /// How often offsets are recorded that have not moved.
 const ANEW: Duration = Duration::from_secs(30);
-/// A moment further away cannot be told, and comes as late as never.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 86_400);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_interval_may_be_longer_than_time() {
-        ticks(Duration::MAX).tick().await;
-    }
-}

@@ -1,15 +1,14 @@
 use crate::{fault::FaultTable, producer::Shared};
-use rocketmq_common::{Error as ClientError, MessageQueue};
+use rocketmq_common::{Error as ClientError, MessageQueue, ticks};
 use std::sync::Arc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 /// Probes the brokers that could not be reached, until they answer or leave the cluster. Runs until it is dropped.
 ///
 /// # Protocol
 /// `GET_MAX_OFFSET` (30), as in Java: `LatencyFaultToleranceImpl.detectByOneRound`.
 pub(crate) async fn detect(producer: Arc<Shared>, faults: Arc<FaultTable>) {
-    let mut ticks = interval(faults.tolerance().detect_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = ticks(faults.tolerance().detect_interval);
     loop {
         ticks.tick().await;
         for (broker, topic) in faults.unreachable() {

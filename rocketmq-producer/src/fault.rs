@@ -93,7 +93,7 @@ impl FaultTable {
             Sign::Answered(latency) => latency,
             Sign::Refused | Sign::Unreachable => self.tolerance.failure_counts_as,
         };
-        let avoid_until = now + self.tolerance.avoided_for(latency);
+        let avoid_until = now + self.tolerance.avoided_for(latency).min(LONGEST);
         // Without a detector nobody would find a broker reachable again.
         let reachable = sign != Sign::Unreachable || !self.tolerance.detector;
         let mut brokers = self.brokers();
@@ -142,6 +142,9 @@ impl FaultTable {
         self.brokers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// A moment further away cannot be told, and comes as late as never.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 #[cfg(test)]
 mod tests {
@@ -194,6 +197,15 @@ mod tests {
         table.note(&broker, &topic, Sign::Unreachable, later);
         table.forget(&broker);
         assert!(table.is_available(&broker, later));
+    }
+
+    #[test]
+    fn a_broker_may_be_avoided_for_longer_than_time() {
+        let latency_steps = vec![(Duration::ZERO, Duration::MAX)];
+        let table = FaultTable::new(FaultTolerance { latency_steps, ..Default::default() });
+        let (broker, now): (Arc<str>, _) = ("a".into(), Instant::now());
+        table.note(&broker, &"t".into(), Sign::Answered(MS), now);
+        assert!(!table.is_available(&broker, now + Duration::from_secs(86_400)));
     }
 
     #[test]

@@ -3,14 +3,19 @@
 use crate::{
     child::this_program,
     cluster::{Cluster, random_name},
+    inbox::Inbox,
     wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, bail, ensure};
-use rocketmq_common::{Client, Message, remote::RequestCode};
-use rocketmq_consumer::{
-    Filter, PopConsumer, PullConsumer, PushConfig, PushConsumer, PushConsumerBuilder, StartAt, StoredMessage,
+use rocketmq_common::{
+    Client, ClientConfig, Message,
+    remote::{ConnectionOptions, RequestCode},
 };
-use rocketmq_producer::{Producer, ProducerConfig};
+use rocketmq_consumer::{
+    Filter, PopConfig, PopConsumer, PullConfig, PullConsumer, PushConfig, PushConsumer, PushConsumerBuilder, StartAt,
+    StoredMessage,
+};
+use rocketmq_producer::{FaultTolerance, Producer, ProducerConfig};
 use std::{process::Stdio, time::Duration};
 use tokio::{
     runtime::Handle,
@@ -241,6 +246,86 @@ pub(crate) async fn a_late_heartbeat_brings_nobody_back(cluster: &Cluster) -> Re
         eventually(SOON, async || expect_member(false, &client, &group, &asking, &topic).await).await?;
     }
     Ok(())
+}
+
+pub(crate) async fn every_time_of_an_option_may_be_longer_than_time(cluster: &Cluster) -> Result<()> {
+    const EVER: Duration = Duration::MAX;
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let client = ClientConfig {
+        request_timeout: EVER,
+        route_refresh_interval: EVER,
+        heartbeat_interval: EVER,
+        name_server_patience: EVER,
+        name_server_refresh_interval: EVER,
+        connection: ConnectionOptions { connect_timeout: EVER, silence: EVER, ..Default::default() },
+        ..Default::default()
+    };
+    let fault_tolerance = FaultTolerance {
+        latency_steps: vec![(Duration::ZERO, EVER)],
+        failure_counts_as: EVER,
+        detector: true,
+        detect_interval: EVER,
+        detect_timeout: EVER,
+    };
+    let config = ProducerConfig {
+        send_timeout: EVER,
+        attempt_timeout: Some(EVER),
+        max_timer_delay: EVER,
+        fault_tolerance: Some(fault_tolerance),
+        shutdown_timeout: EVER,
+        client: client.clone(),
+        ..Default::default()
+    };
+    let lingering = ProducerConfig { linger: Duration::from_millis(1), ..config.clone() };
+    let push = PushConfig {
+        consume_timeout: EVER,
+        suspend_time: EVER,
+        start_at: StartAt::First,
+        commit_interval: EVER,
+        rebalance_interval: EVER,
+        revoke_timeout: EVER,
+        shutdown_timeout: EVER,
+        client: client.clone(),
+        ..Default::default()
+    };
+    let pull = PullConfig {
+        start_at: StartAt::First,
+        commit_interval: EVER,
+        rebalance_interval: EVER,
+        revoke_timeout: EVER,
+        shutdown_timeout: EVER,
+        client: client.clone(),
+        ..Default::default()
+    };
+    let pop = PopConfig { start_at: StartAt::First, shutdown_timeout: EVER, client, ..Default::default() };
+    let mut ids = Vec::new();
+    for config in [config, lingering] {
+        let producer = Producer::builder(&group).name_servers([cluster.name_server()]).config(config).start().await?;
+        for _ in 0..2 {
+            ids.push(producer.send(Message::new(&topic, "body")).await?.message_id);
+        }
+        producer.shutdown().await?;
+    }
+    for in_order in [false, true] {
+        let (inbox, builder) = (Inbox::new(), cluster.consumer(&random_name("group")).config(push.clone()));
+        let builder = builder.subscribe(&topic, Filter::all());
+        let consumer = match in_order {
+            true => builder.ordered_listener(inbox.listener()).start().await?,
+            false => builder.listener(inbox.listener()).start().await?,
+        };
+        inbox.has_each_once(&ids, SOON).await?;
+        consumer.shutdown().await?;
+    }
+    let puller = PullConsumer::builder(&group).name_servers([cluster.name_server()]).config(pull);
+    let puller = puller.subscribe(&topic, Filter::all()).start().await?;
+    ensure!(!puller.poll(EVER).await?.is_empty(), "a poll that may take for ever brings nothing");
+    puller.shutdown().await?;
+    let popper = PopConsumer::builder(random_name("group")).name_servers([cluster.name_server()]).config(pop);
+    let popper = popper.subscribe(&topic, Filter::all()).start().await?;
+    for message in popper.receive(32, Duration::from_secs(60)).await? {
+        message.ack().await?;
+    }
+    Ok(popper.shutdown().await?)
 }
 
 /// How long a broker takes to handle what comes too late.

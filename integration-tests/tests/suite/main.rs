@@ -159,6 +159,7 @@ fn scenarios() -> Vec<Scenario> {
         both lifecycle::a_member_that_is_dropped_on_a_shared_client_is_gone,
         both lifecycle::a_start_that_is_dropped_leaves_nothing_on_a_shared_client,
         embedded lifecycle::a_late_word_of_leaving_throws_nobody_out,
+        embedded lifecycle::every_time_of_an_option_may_be_longer_than_time,
         embedded lifecycle::a_late_heartbeat_brings_nobody_back,
         both lifecycle::two_hundred_producers_and_consumers_leave_nothing_behind,
         alone outage::without_a_name_server_everything_goes_on,
