@@ -108,10 +108,15 @@ pub(crate) async fn tenants_with_the_same_names_do_not_meet(cluster: &Cluster) -
             ensure!(message.topic() == topic, "came as of topic {}", message.topic());
             ensure!(**message.body() == *body.as_bytes(), "the tenant of {body:?} was given {:?}", message.body());
         }
-        let assigned: BTreeSet<String> =
-            consumer.assigned_queues().iter().map(|queue| queue.topic.to_string()).collect();
-        let expected = [topic.clone(), format!("%RETRY%{group}")].into();
-        ensure!(assigned == expected, "the queues are of {assigned:?}");
+        let expected: BTreeSet<String> = [topic.clone(), format!("%RETRY%{group}")].into();
+        // The retry topic comes with the group's first heartbeat, and its route a little later.
+        eventually(SOON, async || {
+            let assigned: BTreeSet<String> =
+                consumer.assigned_queues().iter().map(|queue| queue.topic.to_string()).collect();
+            ensure!(assigned == expected, "the queues are of {assigned:?}");
+            Ok(())
+        })
+        .await?;
         consumer.shutdown().await?;
         let (wire_group, wire_topic) = (format!("{namespace}%{group}"), format!("{namespace}%{topic}"));
         cluster.expect_recorded(&wire_group, &wire_topic, SENT).await?;
