@@ -49,6 +49,7 @@ mod popping_members;
 mod popping_retries;
 mod popping_waits;
 mod pulling;
+mod pushed_pops;
 mod queued;
 mod refusals;
 mod replicas;
@@ -103,19 +104,19 @@ fn scenarios() -> Vec<Scenario> {
         both vip::a_producer_at_the_second_port_is_asked_about_transactions,
         since_5 delayed::a_timer_message_comes_at_its_time,
         since_5 delayed::a_recalled_message_does_not_come,
-        since_5 set_to_pop::what_takes_longer_than_it_is_hidden_comes_once,
+        since_5 pushed_pops::what_takes_longer_than_it_is_hidden_comes_once,
         since_5 set_to_pop::what_was_popped_and_left_is_pulled_after_a_switch,
-        since_5 set_to_pop::what_fails_comes_again_and_is_a_dead_letter_in_the_end,
-        since_5 set_to_pop::a_member_that_ends_gives_back_what_it_has_not_begun,
-        since_5 set_to_pop::streams_and_batches_pop_as_well,
+        since_5 pushed_pops::what_fails_comes_again_and_is_a_dead_letter_in_the_end,
+        since_5 pushed_pops::a_member_that_ends_gives_back_what_it_has_not_begun,
+        since_5 pushed_pops::streams_and_batches_pop_as_well,
         since_5 set_to_pop::a_group_follows_its_operator_between_pull_and_pop,
         since_5 set_to_pop::an_operator_moves_a_group_that_pops,
         since_5 set_to_pop::queues_to_pop_may_be_shared_out,
-        since_5 set_to_pop::popping_keeps_filters_and_stops_at_its_limit,
+        since_5 pushed_pops::popping_keeps_filters_and_stops_at_its_limit,
         since_5 set_to_pop::what_was_popped_is_consumed_though_its_queue_is_given_up,
-        since_5 set_to_pop::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
+        since_5 pushed_pops::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
-        embedded set_to_pop::an_acknowledgement_that_fails_is_made_again,
+        embedded pushed_pops::an_acknowledgement_that_fails_is_made_again,
         since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
         since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,

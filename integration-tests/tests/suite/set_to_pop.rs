@@ -1,9 +1,7 @@
-//! Push consumers whose group an operator has set to pop.
-//!
-//! Nobody can wait for a message not to come. Where one must not come again, another one that is given back serves as a
-//! clock: when that one is back, the first would be, too.
+//! Push consumers whose group an operator sets to pop, and back; what becomes of their messages is in `pushed_pops.rs`.
 
 use crate::{
+    allocation::owned,
     cluster::{Cluster, random_name},
     inbox::Inbox,
     operators::{self, running_info},
@@ -13,32 +11,20 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::{
     Message, StoredMessage,
-    message::names::{dlq_topic, retry_topic},
+    message::names::retry_topic,
     protocol::{Assignment, RequestMode, RequestModeOfGroup, SetRequestMode},
-    remote::{Json, RequestCode, ResponseCode},
+    remote::{Json, ResponseCode},
 };
-use rocketmq_consumer::{Filter, IntoOutcome, Outcome, PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use rocketmq_consumer::{Filter, IntoOutcome, PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
+use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
 /// A real broker brings back what was given back for a second or so within several.
-const LATE: Duration = Duration::from_secs(90);
+pub(crate) const LATE: Duration = Duration::from_secs(90);
 /// The shortest there is.
-const BRIEF: Duration = Duration::from_secs(5);
+pub(crate) const BRIEF: Duration = Duration::from_secs(5);
 /// Longer than any scenario.
-const LONG: Duration = Duration::from_secs(300);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn config() -> PushConfig {
     PushConfig {
@@ -51,7 +37,7 @@ pub(crate) fn config() -> PushConfig {
 }
 
 /// An operator has the group consume a topic so, at every broker.
-async fn set_mode(cluster: &Cluster, topic: &str, group: &str, mode: RequestMode, share: i32) -> Result<()> {
+pub(crate) async fn set_mode(cluster: &Cluster, topic: &str, group: &str, mode: RequestMode, share: i32) -> Result<()> {
     let client = cluster.client().await?;
     let route = client.route(&topic.into()).await?;
     for addr in route.brokers().filter_map(|(_, addrs)| addrs.values().next()) {
@@ -63,20 +49,20 @@ async fn set_mode(cluster: &Cluster, topic: &str, group: &str, mode: RequestMode
 }
 
 /// Waits until a member pops a topic, all queues of its brokers at once.
-async fn until_popped(consumer: &PushConsumer, topic: &str) -> Result<()> {
+pub(crate) async fn until_popped(consumer: &PushConsumer, topic: &str) -> Result<()> {
     until_owned(consumer, topic, &[-1]).await
 }
 
-async fn until_owned(consumer: &PushConsumer, topic: &str, expected: &[i32]) -> Result<()> {
+pub(crate) async fn until_owned(consumer: &PushConsumer, topic: &str, expected: &[i32]) -> Result<()> {
     eventually(SOON, async || {
-        let owned = super::allocation::owned(consumer, topic);
-        ensure!(owned == expected.iter().copied().collect(), "it has queues {owned:?}, expected {expected:?}");
+        let queues = owned(consumer, topic);
+        ensure!(queues == expected.iter().copied().collect(), "it has queues {queues:?}, expected {expected:?}");
         Ok(())
     })
     .await
 }
 
-fn builder(cluster: &Cluster, group: &str, topic: &str, config: PushConfig) -> PushConsumerBuilder {
+pub(crate) fn builder(cluster: &Cluster, group: &str, topic: &str, config: PushConfig) -> PushConsumerBuilder {
     cluster.consumer(group).config(config).subscribe(topic, Filter::all()).allocate_by_broker()
 }
 
@@ -99,7 +85,10 @@ where
 }
 
 /// A listener that keeps a message and then waits for a leave to be done.
-fn gated(inbox: &Inbox, gate: &Arc<Semaphore>) -> impl Fn(StoredMessage) -> Consuming + Send + Sync + 'static + use<> {
+pub(crate) fn gated(
+    inbox: &Inbox,
+    gate: &Arc<Semaphore>,
+) -> impl Fn(StoredMessage) -> Consuming + Send + Sync + 'static + use<> {
     let (inbox, gate) = (inbox.clone(), gate.clone());
     move |message| {
         inbox.keep(message);
@@ -108,21 +97,21 @@ fn gated(inbox: &Inbox, gate: &Arc<Semaphore>) -> impl Fn(StoredMessage) -> Cons
     }
 }
 
-type Consuming = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+pub(crate) type Consuming = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Fails unless so many messages lie in the retry topic of a group for a topic it pops, once the name server knows it:
 /// what was not settled in time, or was given back.
-async fn expect_back(cluster: &Cluster, topic: &str, group: &str, expected: usize) -> Result<()> {
+pub(crate) async fn expect_back(cluster: &Cluster, topic: &str, group: &str, expected: usize) -> Result<()> {
     expect_retried(cluster, &popping::retry_topic(group, topic), expected).await
 }
 
 /// Waits until nothing is unsettled at a member.
-async fn all_settled(cluster: &Cluster, topic: &str, group: &str, consumer: &PushConsumer) -> Result<()> {
+pub(crate) async fn all_settled(cluster: &Cluster, topic: &str, group: &str, consumer: &PushConsumer) -> Result<()> {
     until_unsettled(cluster, topic, group, consumer, 0).await
 }
 
 /// Waits until so many messages are popped by a member and not settled.
-async fn until_unsettled(
+pub(crate) async fn until_unsettled(
     cluster: &Cluster,
     topic: &str,
     group: &str,
@@ -164,8 +153,8 @@ pub(crate) async fn a_group_follows_its_operator_between_pull_and_pop(cluster: &
     let (one, two) = (start(&inboxes[0]).await?, start(&inboxes[1]).await?);
     let has_two = async |consumer: &PushConsumer| {
         eventually(SOON, async || {
-            let owned = super::allocation::owned(consumer, &topic);
-            ensure!(owned.len() == 2 && !owned.contains(&-1), "it has queues {owned:?}, expected two");
+            let queues = owned(consumer, &topic);
+            ensure!(queues.len() == 2 && !queues.contains(&-1), "it has queues {queues:?}, expected two");
             Ok(())
         })
         .await
@@ -221,122 +210,6 @@ pub(crate) async fn queues_to_pop_may_be_shared_out(cluster: &Cluster) -> Result
     Ok(())
 }
 
-pub(crate) async fn what_fails_comes_again_and_is_a_dead_letter_in_the_end(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
-    let kept = inbox.clone();
-    let config = PushConfig { max_reconsume_times: Some(1), pop_invisible_time: BRIEF * 2, ..config() };
-    let consumer = popping(cluster, (&topic, &group), config, move |message| {
-        kept.keep(message.clone());
-        let outcome = match &message.body()[..] {
-            b"fails" => Outcome::failed("not today").delay_level(1),
-            b"once" if message.reconsume_times() == 0 => Outcome::failed("not yet").delay_level(1),
-            b"dead" => Outcome::failed("never").dead_letter(),
-            // As long as those are hidden that were popped before.
-            b"clock" if message.reconsume_times() == 0 => Outcome::failed("not yet").delay_level(3),
-            _ => Outcome::done(),
-        };
-        async move { outcome }
-    })
-    .await?;
-    let producer = cluster.producer().await?;
-    for body in ["done", "fails", "once", "dead"] {
-        producer.send(Message::new(&topic, body).tag("eu").key("o-17")).await?;
-    }
-    inbox.has(6, LATE).await?;
-    eventually(LATE, async || {
-        let dead = cluster.stored(&dlq_topic(&group)).await?;
-        ensure!(dead.len() == 2, "{} dead letters, expected 2", dead.len());
-        Ok(())
-    })
-    .await?;
-    cluster.at("the clock");
-    producer.send(Message::new(&topic, "clock").tag("eu")).await?;
-    inbox.has(8, LATE).await?;
-    let mut came: Vec<_> = inbox
-        .messages()
-        .iter()
-        .map(|message| (String::from_utf8_lossy(message.body()).into_owned(), message.reconsume_times()))
-        .collect();
-    came.sort();
-    let expected =
-        [("clock", 0), ("clock", 1), ("dead", 0), ("done", 0), ("fails", 0), ("fails", 1), ("once", 0), ("once", 1)];
-    ensure!(came.iter().map(|(body, times)| (&**body, *times)).eq(expected), "{came:?} came");
-    for message in inbox.messages() {
-        ensure!(message.topic() == topic && message.tag() == Some("eu"), "{message:?} is not as it was sent");
-    }
-    let mut bodies: Vec<_> =
-        cluster.stored(&dlq_topic(&group)).await?.iter().map(|message| message.body().clone()).collect();
-    bodies.sort();
-    ensure!(bodies == ["dead", "fails"], "dead letters are {bodies:?}");
-    all_settled(cluster, &topic, &group, &consumer).await?;
-    expect_back(cluster, &topic, &group, 3).await?;
-    producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
-pub(crate) async fn what_takes_longer_than_it_is_hidden_comes_once(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
-    let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
-    let at_the_gate = gate.clone();
-    // One call at a time: the other messages wait as long as the first call takes.
-    let config = PushConfig { pop_invisible_time: BRIEF, concurrency: 1, ..config() };
-    let consumer = popping(cluster, (&topic, &group), config, move |message| {
-        let is_clock = message.body() == "clock" && message.reconsume_times() == 0;
-        kept.keep(message);
-        let gate = at_the_gate.clone();
-        async move {
-            match is_clock {
-                true => Outcome::failed("comes again").delay_level(2),
-                false => gate.acquire().await.map(|leave| leave.forget()).into_outcome(),
-            }
-        }
-    })
-    .await?;
-    let producer = cluster.producer().await?;
-    let ids = send(&producer, &topic, 4).await?;
-    inbox.has(1, SOON).await?;
-    // What is to be seen is time itself.
-    sleep(BRIEF * 3).await;
-    gate.add_permits(ids.len());
-    inbox.has_each_once(&ids, SOON).await?;
-    cluster.at("the clock");
-    gate.add_permits(1);
-    producer.send(Message::new(&topic, "clock")).await?;
-    inbox.has(ids.len() + 2, LATE).await?;
-    let came: Vec<_> = inbox.messages().iter().map(StoredMessage::reconsume_times).collect();
-    ensure!(came == [0, 0, 0, 0, 0, 1], "messages came again: {came:?}");
-    // The clock alone.
-    expect_back(cluster, &topic, &group, 1).await?;
-    producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
-pub(crate) async fn a_member_that_ends_gives_back_what_it_has_not_begun(cluster: &Cluster) -> Result<()> {
-    let (topic, group) = (cluster.topic(2).await?, random_name("group"));
-    let (first, second, gate) = (Inbox::new(), Inbox::new(), Arc::new(Semaphore::new(0)));
-    let leaving =
-        popping(cluster, (&topic, &group), PushConfig { concurrency: 1, ..config() }, gated(&first, &gate)).await?;
-    let producer = cluster.producer().await?;
-    let ids = send(&producer, &topic, 10).await?;
-    first.has(1, SOON).await?;
-    until_unsettled(cluster, &topic, &group, &leaving, 10).await?;
-    let mut ending = pin!(leaving.shutdown());
-    // Begun, so that nothing more is.
-    let begun = timeout(Duration::ZERO, &mut ending).await;
-    ensure!(begun.is_err(), "it does not wait for the call");
-    gate.add_permits(1);
-    ending.await?;
-    cluster.at("the other one");
-    let staying = popping(cluster, (&topic, &group), config(), second.listener()).await?;
-    // By themselves they would come after minutes.
-    second.has(9, LATE).await?;
-    let both: BTreeSet<String> = first.ids().union(&second.ids()).cloned().collect();
-    ensure!(both == ids.into_iter().collect(), "not all came");
-    ensure!(first.len() == 1 && second.len() == 9, "{} and {} messages came", first.len(), second.len());
-    producer.shutdown().await?;
-    Ok(staying.shutdown().await?)
-}
-
 pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
     let gate = Arc::new(Semaphore::new(0));
@@ -354,31 +227,6 @@ pub(crate) async fn what_was_popped_is_consumed_though_its_queue_is_given_up(clu
     ensure!(again == 0, "{again} messages came again");
     cluster.expect_recorded(&group, &topic, 6).await?;
     expect_back(cluster, &topic, &group, 0).await?;
-    producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
-pub(crate) async fn what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back(cluster: &Cluster) -> Result<()> {
-    let (topic, other, group) = (cluster.topic(1).await?, cluster.topic(1).await?, random_name("group"));
-    let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(0)));
-    let config = PushConfig { concurrency: 1, ..config() };
-    let builder = builder(cluster, &group, &topic, config).subscribe(&other, Filter::all());
-    let consumer = builder.listener(gated(&inbox, &gate)).start().await?;
-    set_mode(cluster, &topic, &group, RequestMode::Pop, 0).await?;
-    until_popped(&consumer, &topic).await?;
-    let producer = cluster.producer().await?;
-    let ids = send(&producer, &topic, 5).await?;
-    until_unsettled(cluster, &topic, &group, &consumer, 5).await?;
-    consumer.unsubscribe(&topic).await?;
-    gate.add_permits(5);
-    consumer.subscribe(&topic, Filter::all()).await?;
-    // By themselves they would come after minutes.
-    inbox.has_each_once(&ids, LATE).await?;
-    let mut came: Vec<_> = inbox.messages().iter().map(StoredMessage::reconsume_times).collect();
-    came.sort_unstable();
-    ensure!(came == [0, 1, 1, 1, 1], "messages came {came:?} times before");
-    until_popped(&consumer, &topic).await?;
-    all_settled(cluster, &topic, &group, &consumer).await?;
     producer.shutdown().await?;
     Ok(consumer.shutdown().await?)
 }
@@ -410,132 +258,6 @@ pub(crate) async fn what_was_popped_and_left_is_pulled_after_a_switch(cluster: &
     Ok(())
 }
 
-pub(crate) async fn streams_and_batches_pop_as_well(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
-    let producer = cluster.producer().await?;
-    let mut stream = builder(cluster, &group, &topic, config()).stream().await?;
-    set_mode(cluster, &topic, &group, RequestMode::Pop, 0).await?;
-    until_popped(stream.consumer(), &topic).await?;
-    let next = async |stream: &mut rocketmq_consumer::MessageStream| {
-        let next = timeout(LATE, stream.next());
-        next.await.context("nothing comes")?.context("the stream has ended")
-    };
-    send(&producer, &topic, 3).await?;
-    let mut came = Vec::new();
-    for _ in 0..3 {
-        let delivery = next(&mut stream).await?;
-        came.push(String::from_utf8_lossy(delivery.body()).into_owned());
-        match came.len() {
-            1 => delivery.ack(),
-            2 => delivery.nack_with_level(1),
-            _ => delivery.dead_letter(),
-        }
-    }
-    let again = next(&mut stream).await?;
-    ensure!(*again.body() == came[1] && again.reconsume_times() == 1, "{again:?} came, after {came:?}");
-    again.ack();
-    eventually(LATE, async || {
-        let dead = cluster.stored(&dlq_topic(&group)).await?;
-        ensure!(dead.iter().map(StoredMessage::body).eq([&came[2]]), "dead letters are {dead:?}");
-        Ok(())
-    })
-    .await?;
-    all_settled(cluster, &topic, &group, stream.consumer()).await?;
-    stream.consumer().shutdown().await?;
-
-    cluster.at("batches");
-    let kept = inbox.clone();
-    let config = PushConfig { consume_batch: 8, concurrency: 1, ..config() };
-    let sizes = Arc::new(AtomicUsize::new(0));
-    let largest = sizes.clone();
-    let consumer = builder(cluster, &group, &topic, config)
-        .batch_listener(move |messages: Vec<StoredMessage>| {
-            largest.fetch_max(messages.len(), Ordering::SeqCst);
-            let fails = |message: &StoredMessage| message.body() == "3" && message.reconsume_times() == 0;
-            let failed: Vec<_> = (0..messages.len()).filter(|index| fails(&messages[*index])).collect();
-            messages.into_iter().for_each(|message| kept.keep(message));
-            async move { Outcome::failed_at(failed, "not yet").delay_level(1) }
-        })
-        .start()
-        .await?;
-    until_popped(&consumer, &topic).await?;
-    consumer.suspend();
-    let ids = send(&producer, &topic, 20).await?;
-    consumer.resume();
-    inbox.has(21, LATE).await?;
-    inbox.has_all(&ids, SOON).await?;
-    ensure!(sizes.load(Ordering::SeqCst) > 1, "each call got one message");
-    all_settled(cluster, &topic, &group, &consumer).await?;
-    let again: Vec<_> = inbox.messages().into_iter().filter(|message| message.reconsume_times() > 0).collect();
-    ensure!(again.iter().map(StoredMessage::body).eq(["3"]), "{again:?} came again");
-    producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
-pub(crate) async fn popping_keeps_filters_and_stops_at_its_limit(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
-    let other = cluster.topic(1).await?;
-    let gate = Arc::new(Semaphore::new(0));
-    let config = PushConfig { concurrency: 2, ..config() };
-    let consumer = cluster.consumer(&group).config(config).allocate_by_broker();
-    // "BB" and "Aa" have one hash, which is all that brokers look at.
-    let consumer = consumer.subscribe(&topic, Filter::tags("Aa || eu")).subscribe(&other, Filter::all());
-    let consumer = consumer
-        .filter(|message: &StoredMessage| message.keys().all(|key| key != "unwanted"))
-        .listener(gated(&inbox, &gate))
-        .start()
-        .await?;
-    for topic in [&topic, &other] {
-        set_mode(cluster, topic, &group, RequestMode::Pop, 0).await?;
-        until_popped(&consumer, topic).await?;
-    }
-    let producer = cluster.producer().await?;
-    for (tag, key) in [("us", "k"), ("BB", "k"), ("Aa", "unwanted"), ("Aa", "k")] {
-        producer.send(Message::new(&topic, tag).tag(tag).key(key)).await?;
-    }
-    let many: Vec<_> = (0..300).map(|index| Message::new(&topic, index.to_string()).tag("eu")).collect();
-    producer.send_batch(many).await?;
-    let unsettled = async || -> Result<i32> {
-        let info = running_info(cluster, &topic, &group, &consumer).await?;
-        ensure!(info.mq_table.0.keys().all(|queue| *queue.topic != *topic), "it is pulled as well: {info:?}");
-        let queue = info.mq_pop_table.0.iter().find(|(queue, _)| *queue.topic == *topic);
-        let (queue, info) = queue.context("no popped queue")?;
-        ensure!(queue.queue_id == -1 && !info.is_dropped && info.last_pop_timestamp > 0, "{queue}: {info:?}");
-        Ok(info.wait_ack_count)
-    };
-    eventually(SOON, async || {
-        let unsettled = unsettled().await?;
-        ensure!(unsettled >= 96, "{unsettled} messages are unsettled");
-        Ok(())
-    })
-    .await?;
-    // The limit may be passed by one pop.
-    let unsettled = unsettled().await?;
-    ensure!(unsettled < 96 + 32, "{unsettled} messages are unsettled");
-    let statistics = consumer.statistics();
-    let in_flight: usize = statistics.topics[&topic].queues.iter().map(|queue| queue.in_flight).sum();
-    ensure!((96..96 + 32).contains(&in_flight), "{in_flight} messages are in flight");
-    gate.add_permits(500);
-    inbox.has(301, SOON).await?;
-    let tags: BTreeSet<_> = inbox.messages().iter().map(|message| message.tag().unwrap_or("").to_owned()).collect();
-    ensure!(tags == ["Aa", "eu"].map(str::to_owned).into(), "messages with the tags {tags:?} came");
-    inbox.expect_no_repetition()?;
-    all_settled(cluster, &topic, &group, &consumer).await?;
-    ensure!(inbox.len() == 301, "{} messages came", inbox.len());
-    cluster.at("unsubscribed");
-    consumer.unsubscribe(&topic).await?;
-    let owned = super::allocation::owned(&consumer, &topic);
-    ensure!(owned.is_empty(), "it still has {owned:?}");
-    let came = inbox.len();
-    producer.send(Message::new(&topic, "late").tag("eu")).await?;
-    producer.send(Message::new(&other, "other")).await?;
-    inbox.has(came + 1, SOON).await?;
-    let last = inbox.messages().pop().context("nothing came")?;
-    ensure!(last.topic() == other, "{last:?} came after all");
-    producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
 pub(crate) async fn an_operator_moves_a_group_that_pops(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
     let consumer = popping(cluster, (&topic, &group), config(), inbox.listener()).await?;
@@ -557,37 +279,6 @@ pub(crate) async fn an_operator_moves_a_group_that_pops(cluster: &Cluster) -> Re
     inbox.has_all([&last], LATE).await?;
     ensure!(inbox.len() == 21, "{} messages came, expected one more", inbox.len() - 20);
     producer.shutdown().await?;
-    Ok(consumer.shutdown().await?)
-}
-
-pub(crate) async fn an_acknowledgement_that_fails_is_made_again(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
-    let consumer =
-        popping(cluster, (&topic, &group), PushConfig { pop_invisible_time: BRIEF, ..config() }, inbox.listener());
-    let consumer = consumer.await?;
-    cluster.dev().on(RequestCode::ACK_MESSAGE).answer(ResponseCode::SYSTEM_BUSY).times(2);
-    let producer = cluster.producer().await?;
-    let ids = send(&producer, &topic, 1).await?;
-    inbox.has_each_once(&ids, SOON).await?;
-    all_settled(cluster, &topic, &group, &consumer).await?;
-    let told = cluster.dev().received(RequestCode::ACK_MESSAGE);
-    ensure!(told == 3, "the broker was told {told} times");
-    expect_back(cluster, &topic, &group, 0).await?;
-    cluster.at("a dead letter that is not stored");
-    let other = random_name("group");
-    let never = |_| async { Outcome::failed("never").dead_letter() };
-    let failing = popping(cluster, (&topic, &other), config(), never).await?;
-    cluster.dev().on(RequestCode::CONSUMER_SEND_MSG_BACK).answer(ResponseCode::SYSTEM_ERROR).times(1);
-    producer.send(Message::new(&topic, "dead")).await?;
-    let dead = dlq_topic(failing.group());
-    eventually(LATE, async || {
-        let dead = cluster.stored(&dead).await?;
-        ensure!(dead.iter().any(|message| message.body() == "dead"), "{dead:?} are dead letters");
-        Ok(())
-    })
-    .await?;
-    producer.shutdown().await?;
-    failing.shutdown().await?;
     Ok(consumer.shutdown().await?)
 }
 
