@@ -8,8 +8,11 @@ use rocketmq_consumer::{ClientConfig, Filter, PushConfig, PushConsumer, StartAt,
 use rocketmq_dev_broker::DevCluster;
 use rocketmq_examples::{Target, end};
 use rocketmq_producer::{Message, Producer};
-use std::{path::PathBuf, process::ExitCode};
-use tokio::sync::mpsc;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
+
+/// How long a message may take to come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Two members of one group in one process.
 #[derive(Parser)]
@@ -19,7 +22,7 @@ struct Options {
     /// The topic; created by the first message if the cluster allows it.
     #[arg(long, default_value = "ExampleBroadcast")]
     topic: String,
-    /// Where the offsets are kept. Default: a directory among the temporary ones.
+    /// Where the offsets are kept. Default: a directory of this run's own, which goes when the run ends.
     #[arg(long)]
     offsets: Option<PathBuf>,
 }
@@ -32,7 +35,9 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let options = Options::parse();
     let (name_server, _cluster) = options.target.reach(DevCluster::builder()).await?;
-    let offsets = options.offsets.unwrap_or_else(|| std::env::temp_dir().join("example-broadcast"));
+    // Offsets belong to one cluster: those of another may lie behind this one's messages, and hide them.
+    let own = tempfile::tempdir()?;
+    let offsets = options.offsets.unwrap_or_else(|| own.path().to_owned());
     let producer = Producer::builder("example-broadcast").name_servers([&name_server]).start().await?;
     producer.send(Message::new(&options.topic, "prices have changed")).await?;
 
@@ -67,7 +72,10 @@ async fn run() -> anyhow::Result<()> {
     producer.send(Message::new(&options.topic, "and again")).await?;
     let mut heard = std::collections::BTreeSet::new();
     while heard.len() < members.len() {
-        heard.insert(finished.recv().await.context("the consumers have ended")?);
+        let next = timeout(PATIENCE, finished.recv())
+            .await
+            .context("a member got no message: are the offsets of another cluster?")?;
+        heard.insert(next.context("the consumers have ended")?);
     }
     let drain = async { while finished.recv().await.is_some() {} };
     let shut_down = async {
