@@ -174,7 +174,8 @@ impl Member {
             shut_down: OnceCell::new(),
         });
         if member.is_in_group() {
-            member.client.register_consumer(member.consumer_data(), member.members_changed.clone())?;
+            let data = member.consumer_data(&member.subscriptions());
+            member.client.register_consumer(data, member.members_changed.clone())?;
             member.registered.store(true, Ordering::Release);
             member.answer_operators();
         }
@@ -389,19 +390,18 @@ impl Member {
         tokio::join!(wait, self.keep_locks(&done)).0
     }
 
-    fn consumer_data(&self) -> ConsumerData {
+    fn consumer_data(&self, subscriptions: &Subscriptions) -> ConsumerData {
         ConsumerData {
             group_name: self.group.to_string(),
             consume_type: if self.polling.is_some() { ConsumeType::Actively } else { ConsumeType::Passively },
             message_model: if self.is_broadcast { MessageModel::Broadcasting } else { MessageModel::Clustering },
             consume_from_where: self.config.start_at.on_the_wire(),
-            subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
+            subscription_data_set: subscriptions.values().map(|data| data.as_ref().clone()).collect(),
             unit_mode: self.client.config().unit_mode,
         }
     }
 
-    /// Changes what is subscribed to, gives up the queues of topics that have gone or have another filter, and tells
-    /// the brokers.
+    /// Changes what is subscribed to.
     pub(crate) async fn change_subscriptions(
         self: &Arc<Self>,
         change: impl FnOnce(&mut Subscriptions) -> Result<(), Error>,
@@ -409,12 +409,20 @@ impl Member {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
-        let current = {
+        {
             let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             change(Arc::make_mut(&mut subscriptions))?;
-            subscriptions.clone()
-        };
+            // Before somebody else changes them.
+            self.client.update_consumer(self.consumer_data(&subscriptions));
+        }
+        let member = self.clone();
+        self.to_its_end(async move { member.follow_subscriptions().await }).await
+    }
+
+    /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
+    async fn follow_subscriptions(self: &Arc<Self>) {
         let changing = self.changing_queues.lock().await;
+        let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
             known.is_some_and(|data| data.sub_version == assigned.subscription.sub_version)
@@ -432,11 +440,22 @@ impl Member {
             }
         };
         let _ = timeout(self.config.revoke_timeout, given_up).await;
-        self.client.update_consumer(self.consumer_data());
         self.look_routes_up().await;
         self.client.heartbeat().await;
         self.members_changed.notify_one();
-        Ok(())
+    }
+
+    /// Changes what queues are ours, whether or not somebody waits for it: one that is half given up would be nobody's.
+    pub(crate) async fn to_its_end(&self, change: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+        let given_up = self.given_up.clone();
+        let changing = self.tasks.spawn(async move {
+            tokio::select! {
+                () = given_up.cancelled() => Err(Error::ShutDown),
+                () = change => Ok(()),
+            }
+        });
+        // It does not panic: what is left is a runtime that ends.
+        changing.await.unwrap_or(Err(Error::ShutDown))
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {

@@ -3,7 +3,7 @@ use crate::{
     assigned::{AssignedQueue, InHand},
     member::Member,
     share::Share,
-    subscriptions::{now_ms, parse_one, wrapped},
+    subscriptions::{Subscriptions, now_ms, parse_one, wrapped},
     unrecorded::Unrecorded,
 };
 use rocketmq_common::{MessageQueue, StoredMessage};
@@ -26,12 +26,11 @@ pub(crate) struct Polling {
     last: Mutex<Option<LastPoll>>,
 }
 
-/// The user's choice of queues, by topic.
+/// What a user who chooses the queues has.
 #[derive(Debug)]
 struct Assigned {
     /// The filters of topics that get others than all of their messages.
     filters: BTreeMap<String, Filter>,
-    queues: Mutex<BTreeMap<Arc<str>, BTreeSet<MessageQueue>>>,
     /// Held by the one who changes it.
     changing: tokio::sync::Mutex<()>,
 }
@@ -52,7 +51,7 @@ impl Polling {
 
     /// Of queues the user chooses.
     pub(crate) fn of_queues(auto_commit: bool, filters: BTreeMap<String, Filter>) -> Self {
-        let assigned = Assigned { filters, queues: Mutex::default(), changing: tokio::sync::Mutex::default() };
+        let assigned = Assigned { filters, changing: tokio::sync::Mutex::default() };
         Self { assigned: Some(assigned), ..Self::in_group(auto_commit) }
     }
 
@@ -79,12 +78,6 @@ impl Polling {
         if let Some(last) = self.last().take() {
             last.queue.finish_all(last.epoch, last.offsets);
         }
-    }
-}
-
-impl Assigned {
-    fn queues(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, BTreeSet<MessageQueue>>> {
-        self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -262,42 +255,51 @@ impl Member {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
-        let assigned = self.polling.as_ref().and_then(|polling| polling.assigned.as_ref());
-        let assigned = assigned.ok_or(Error::SubscribedAndAssigned)?;
+        let assigned = self.assigned_by_user().ok_or(Error::SubscribedAndAssigned)?;
         let plain = assigned.subscriptions_of(&queues)?;
         let subscriptions = wrapped(self.client.namespace(), plain)?;
-        let _changing = assigned.changing.lock().await;
         let mut by_topic: BTreeMap<Arc<str>, BTreeSet<MessageQueue>> = BTreeMap::new();
         for queue in queues {
             let queue = self.client.namespace().wrap_queue(queue);
             by_topic.entry(queue.topic.clone()).or_default().insert(queue);
         }
-        let before: Vec<_> = self.subscriptions().keys().cloned().collect();
-        {
-            let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let known = Arc::make_mut(&mut known);
+        let member = self.clone();
+        self.to_its_end(async move { member.take_assigned(by_topic, subscriptions).await }).await
+    }
+
+    async fn take_assigned(
+        self: &Arc<Self>,
+        by_topic: BTreeMap<Arc<str>, BTreeSet<MessageQueue>>,
+        subscriptions: Subscriptions,
+    ) {
+        let Some(assigned) = self.assigned_by_user() else { return };
+        let _changing = assigned.changing.lock().await;
+        self.change_assigned(|known| {
             for (topic, data) in subscriptions {
                 known.entry(topic).or_insert(data);
             }
-        }
-        *assigned.queues() = by_topic.clone();
+        });
         self.look_routes_up().await;
         for (topic, subscription) in self.subscriptions().iter() {
             let queues = by_topic.get(topic).cloned().unwrap_or_default();
             self.take_over(topic, subscription, Share::of(queues, 1)).await;
         }
-        let mut known = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for topic in before.iter().filter(|topic| !by_topic.contains_key(*topic)) {
-            Arc::make_mut(&mut known).remove(topic);
-        }
-        Ok(())
+        self.change_assigned(|known| known.retain(|topic, _| by_topic.contains_key(topic)));
+    }
+
+    fn change_assigned(&self, change: impl FnOnce(&mut Subscriptions)) {
+        change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())));
+    }
+
+    fn assigned_by_user(&self) -> Option<&Assigned> {
+        self.polling.as_ref()?.assigned.as_ref()
     }
 }
 
 impl Assigned {
-    fn subscriptions_of(&self, queues: &BTreeSet<MessageQueue>) -> Result<crate::subscriptions::Subscriptions, Error> {
+    fn subscriptions_of(&self, queues: &BTreeSet<MessageQueue>) -> Result<Subscriptions, Error> {
         let version_ms = now_ms();
-        let mut subscriptions = crate::subscriptions::Subscriptions::new();
+        let mut subscriptions = Subscriptions::new();
         for queue in queues {
             let filter = self.filters.get(&*queue.topic).cloned().unwrap_or_else(Filter::all);
             let data = parse_one(&queue.topic, &filter, version_ms)?;

@@ -90,7 +90,8 @@ impl Popper {
             shut_down: OnceCell::new(),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
-        popper.pops.client.register_consumer(popper.consumer_data(), Arc::new(Notify::new()))?;
+        let data = popper.consumer_data(&popper.subscriptions());
+        popper.pops.client.register_consumer(data, Arc::new(Notify::new()))?;
         popper.registered.store(true, Ordering::Release);
         // From here on, a dropped future drops the handle, and that stops everything.
         let handle = Handle::new(popper);
@@ -280,14 +281,14 @@ impl Popper {
         self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    fn consumer_data(&self) -> ConsumerData {
+    fn consumer_data(&self, subscriptions: &Subscriptions) -> ConsumerData {
         ConsumerData {
             group_name: self.pops.group.to_string(),
             // As Java's consumers that pop: the third kind is for proxies.
             consume_type: ConsumeType::Passively,
             message_model: MessageModel::Clustering,
             consume_from_where: self.config.start_at.on_the_wire(),
-            subscription_data_set: self.subscriptions().values().map(|data| data.as_ref().clone()).collect(),
+            subscription_data_set: subscriptions.values().map(|data| data.as_ref().clone()).collect(),
             unit_mode: self.pops.client.config().unit_mode,
         }
     }
@@ -299,8 +300,12 @@ impl Popper {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
-        change(Arc::make_mut(&mut self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))?;
-        self.pops.client.update_consumer(self.consumer_data());
+        {
+            let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            change(Arc::make_mut(&mut subscriptions))?;
+            // Before somebody else changes them.
+            self.pops.client.update_consumer(self.consumer_data(&subscriptions));
+        }
         self.look_routes_up().await;
         self.pops.client.heartbeat().await;
         Ok(())

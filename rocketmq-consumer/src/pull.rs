@@ -145,7 +145,7 @@ impl PullConsumer {
     /// [`Error::ShutDown`].
     ///
     /// # Cancel safety
-    /// If the future is dropped some queues may have been taken and given up, others not; assigning again mends it.
+    /// Once this has been polled the queues are taken and given up, even if the future is dropped.
     pub async fn assign(&self, queues: impl IntoIterator<Item = MessageQueue>) -> Result<(), Error> {
         self.member().assign(queues.into_iter().collect()).await
     }
