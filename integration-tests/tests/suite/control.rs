@@ -8,9 +8,7 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::Message;
 use rocketmq_consumer::{Error, Filter, PushConfig, StartAt, StoredMessage};
-use rocketmq_dev_broker::RequestCode;
 use std::{
     sync::{
         Arc,
@@ -169,41 +167,52 @@ async fn come_and_go(cluster: &Cluster, ordered: bool) -> Result<()> {
     let next = Inbox::new();
     let consumer = build(&next).subscribe(&one, Filter::all()).start().await?;
     next.has_each_once(late.keys(), SOON).await?;
+    consumer.subscribe(&other, Filter::all()).await?;
+    match tokio::join!(consumer.unsubscribe(&one), consumer.unsubscribe(&other)) {
+        (Ok(()), Err(Error::NoSubscription)) => {}
+        went => anyhow::bail!("both topics at once: {went:?}, expected one to stay"),
+    }
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
 
-pub(crate) async fn the_queues_of_a_topic_share_its_limit(cluster: &Cluster) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(4).await?, random_name("group"), Inbox::new());
-    let producer = cluster.producer().await?;
-    let of_topic = topic.clone();
-    let sent = send_from(1, &producer, 800, move |index| Message::new(&of_topic, format!("{index}"))).await?;
-    let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
-    let at_the_gate = gate.clone();
-    let listener = move |message: StoredMessage| {
-        let (kept, gate) = (kept.clone(), at_the_gate.clone());
-        async move {
-            gate.acquire().await.map_err(|error| error.to_string())?.forget();
-            kept.keep(message);
-            Ok::<_, String>(())
-        }
+pub(crate) async fn a_change_of_topics_that_is_dropped_half_way_holds(cluster: &Cluster) -> Result<()> {
+    let (one, other, group) = (cluster.topic(2).await?, cluster.topic(2).await?, random_name("group"));
+    let (producer, inbox) = (cluster.producer().await?, Inbox::new());
+    let config = PushConfig { rebalance_interval: Duration::from_secs(1), ..first() };
+    let builder = cluster.consumer(&group).config(config).subscribe(&one, Filter::all());
+    let consumer = builder.listener(inbox.listener()).start().await?;
+    let send = async |topic: &str| {
+        let topic = topic.to_owned();
+        send_from(1, &producer, 10, move |index| varied(&topic, index)).await
     };
-    let before = cluster.dev().received(RequestCode::PULL_MESSAGE);
-    let config =
-        PushConfig { max_messages_per_topic: Some(80), pull_batch: 10, long_poll: Duration::from_secs(60), ..first() };
-    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
-    let consumer = consumer.listener(listener).start().await?;
-    // 20 messages for each of 4 queues, and the held pull of the retry topic.
-    let pulls = || cluster.dev().received(RequestCode::PULL_MESSAGE) - before;
+    let mut sent = send(&one).await?;
+    inbox.has_each_once(sent.keys(), SOON).await?;
+
+    cluster.at("a topic comes");
+    dropped_half_way(consumer.subscribe(&other, Filter::all())).await?;
+    sent.extend(send(&other).await?);
+    inbox.has_each_once(sent.keys(), SOON).await?;
+
+    cluster.at("a topic goes");
+    dropped_half_way(consumer.unsubscribe(&one)).await?;
     eventually(SOON, async || {
-        ensure!(pulls() >= 9, "{} pulls made", pulls());
+        let queues = consumer.assigned_queues();
+        ensure!(queues.iter().all(|queue| *queue.topic != *one), "{queues:?} are still ours");
         Ok(())
     })
     .await?;
-    sleep(Duration::from_secs(1)).await;
-    ensure!(pulls() == 9, "{} pulls were made, expected 9", pulls());
-    gate.add_permits(sent.len());
+    sent.extend(send(&other).await?);
     inbox.has_each_once(sent.keys(), SOON).await?;
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
+}
+
+/// Begins a change, and as a rule is not there when it ends.
+pub(crate) async fn dropped_half_way(change: impl Future<Output = Result<(), Error>>) -> Result<()> {
+    tokio::select! {
+        biased;
+        changed = change => Ok(changed?),
+        () = std::future::ready(()) => Ok(()),
+    }
 }

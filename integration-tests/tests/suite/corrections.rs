@@ -8,8 +8,9 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::{Message, StoredMessage};
+use rocketmq_common::{Client, Message, MessageQueue, StoredMessage};
 use rocketmq_consumer::{Filter, PushConsumer};
+use rocketmq_producer::Producer;
 use std::time::Duration;
 
 pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> Result<()> {
@@ -51,20 +52,13 @@ pub(crate) async fn messages_that_are_gone_are_passed_over(cluster: &Cluster) ->
         let consumer = start(cluster, (&topic, &group), ordered, &Inbox::new()).await?;
         cluster.expect_recorded(&group, &topic, 10).await?;
         consumer.shutdown().await?;
-        // Several files of the log.
-        let of_topic = topic.clone();
-        send_from(1, &producer, 100, move |_| Message::new(&of_topic, vec![0; 64 * 1024])).await?;
+        send_files(&producer, &topic).await?;
         groups.push((topic, group, ordered));
     }
     for (topic, group, ordered) in groups {
         cluster.at(if ordered { "in order" } else { "concurrently" });
         let queue = &cluster.queues(&topic).await?[0];
-        eventually(FORGOTTEN, async || {
-            let min = client.min_offset(queue).await?;
-            ensure!(min > 10, "the first message is still {min}");
-            Ok(())
-        })
-        .await?;
+        until_gone(&client, queue, 10).await?;
         // These lie in the last file, which stays.
         let of_topic = topic.clone();
         send_from(1, &producer, 10, move |index| varied(&of_topic, 1000 + index)).await?;
@@ -79,6 +73,23 @@ pub(crate) async fn messages_that_are_gone_are_passed_over(cluster: &Cluster) ->
         consumer.shutdown().await?;
     }
     Ok(producer.shutdown().await?)
+}
+
+/// Sends 100 messages to a topic of one queue: several files of the log.
+pub(crate) async fn send_files(producer: &Producer, topic: &str) -> Result<()> {
+    let topic = topic.to_owned();
+    send_from(1, producer, 100, move |_| Message::new(&topic, vec![0; 64 * 1024])).await?;
+    Ok(())
+}
+
+/// Waits until a broker that is forgetful has removed this message and all before it.
+pub(crate) async fn until_gone(client: &Client, queue: &MessageQueue, offset: i64) -> Result<()> {
+    eventually(FORGOTTEN, async || {
+        let min = client.min_offset(queue).await?;
+        ensure!(min > offset, "the first message is still {min}");
+        Ok(())
+    })
+    .await
 }
 
 async fn start(cluster: &Cluster, (topic, group): (&str, &str), ordered: bool, inbox: &Inbox) -> Result<PushConsumer> {

@@ -7,37 +7,39 @@ use crate::{
     send::send_from,
     wait::{SOON, eventually},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rocketmq_common::Message;
 use rocketmq_consumer::{Filter, PushConfig, StartAt, StoredMessage};
-use rocketmq_dev_broker::RequestCode;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::sleep};
 
-const PULL: RequestCode = RequestCode::PULL_MESSAGE;
-/// The held pull of the retry topic.
-const OTHER_PULLS: u64 = 1;
+const PULL_BATCH: u64 = 10;
 
-/// Lets the listener begin only what `blocks` does not name, sees that no more than `pulls` pulls of one queue are made,
-/// then opens the gate: the rest is consumed, each message once.
-async fn fetching_stops_after(
+/// What may be fetched.
+struct Bound {
+    queues: i32,
+    /// A queue is asked for more as long as it has less.
+    messages_per_queue: u64,
+}
+
+/// Lets the listener begin only what `blocks` does not name, sees that no more is fetched than there is room for, then
+/// opens the gate: the rest is consumed, each message once.
+async fn fetching_stops_at(
     cluster: &Cluster,
+    bound: Bound,
     config: PushConfig,
     size: usize,
-    pulls: u64,
     blocks: impl Fn(&StoredMessage) -> bool + Send + Sync + 'static,
 ) -> Result<()> {
-    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let (topic, group, inbox) = (cluster.topic(bound.queues).await?, random_name("group"), Inbox::new());
     let producer = cluster.producer().await?;
     let of_topic = topic.clone();
     let sent = send_from(1, &producer, 500, move |index| Message::new(&of_topic, body(index, size))).await?;
-    let before = cluster.dev().received(PULL);
     let (kept, gate) = (inbox.clone(), Arc::new(Semaphore::new(0)));
     let (at_the_gate, blocks) = (gate.clone(), Arc::new(blocks));
-    let long_poll = Duration::from_secs(60);
     let consumer = cluster
         .consumer(&group)
-        .config(PushConfig { start_at: StartAt::First, long_poll, ..config })
+        .config(PushConfig { start_at: StartAt::First, pull_batch: 10, ..config })
         .subscribe(&topic, Filter::all())
         .listener(move |message: StoredMessage| {
             let (kept, gate, blocks) = (kept.clone(), at_the_gate.clone(), blocks.clone());
@@ -51,15 +53,24 @@ async fn fetching_stops_after(
         })
         .start()
         .await?;
-    let made = || cluster.dev().received(PULL) - before;
+    let pulled = || consumer.statistics().topics.get(&topic).map(|topic| topic.pulled).context("no statistics");
+    let queues = u64::try_from(bound.queues)?;
+    let least = queues * bound.messages_per_queue;
+    // What a pull that began within the bound may bring beyond it.
+    let most = least + queues * (PULL_BATCH - 1);
+    cluster.at("there is room");
     eventually(SOON, async || {
-        ensure!(made() >= pulls + OTHER_PULLS, "{} pulls made, expected {pulls}", made() - OTHER_PULLS.min(made()));
+        let pulled = pulled()?;
+        ensure!(pulled >= least, "{pulled} messages are fetched, expected {least}");
         Ok(())
     })
     .await?;
+    cluster.at("there is none");
     // That no more is fetched shows only in time.
     sleep(Duration::from_secs(1)).await;
-    ensure!(made() == pulls + OTHER_PULLS, "{} pulls were made, expected {pulls}", made() - OTHER_PULLS);
+    let pulled = pulled()?;
+    ensure!(pulled <= most, "{pulled} messages are fetched, expected at most {most}");
+    cluster.at("there is again");
     gate.add_permits(sent.len());
     inbox.has_each_once(sent.keys(), SOON).await?;
     cluster.expect_recorded(&group, &topic, sent.len()).await?;
@@ -68,17 +79,23 @@ async fn fetching_stops_after(
 }
 
 pub(crate) async fn fetching_stops_at_the_limit_of_messages(cluster: &Cluster) -> Result<()> {
-    let config = PushConfig { max_messages_per_queue: 50, pull_batch: 10, ..Default::default() };
-    fetching_stops_after(cluster, config, 1, 5, |_| true).await
+    let config = PushConfig { max_messages_per_queue: 50, ..Default::default() };
+    fetching_stops_at(cluster, Bound { queues: 1, messages_per_queue: 50 }, config, 1, |_| true).await
 }
 
 pub(crate) async fn fetching_stops_at_the_limit_of_bytes(cluster: &Cluster) -> Result<()> {
-    let config = PushConfig { max_bytes_per_queue: 100_000, pull_batch: 10, ..Default::default() };
-    fetching_stops_after(cluster, config, 4000, 3, |_| true).await
+    let config = PushConfig { max_bytes_per_queue: 100_000, ..Default::default() };
+    fetching_stops_at(cluster, Bound { queues: 1, messages_per_queue: 25 }, config, 4000, |_| true).await
 }
 
 pub(crate) async fn fetching_stops_at_the_limit_of_span(cluster: &Cluster) -> Result<()> {
     // One slow message; all the others are done.
-    let config = PushConfig { max_span_per_queue: 100, pull_batch: 10, ..Default::default() };
-    fetching_stops_after(cluster, config, 1, 11, |message| message.queue_offset() == 0).await
+    let config = PushConfig { max_span_per_queue: 100, ..Default::default() };
+    let first = |message: &StoredMessage| message.queue_offset() == 0;
+    fetching_stops_at(cluster, Bound { queues: 1, messages_per_queue: 101 }, config, 1, first).await
+}
+
+pub(crate) async fn the_queues_of_a_topic_share_its_limit(cluster: &Cluster) -> Result<()> {
+    let config = PushConfig { max_messages_per_topic: Some(80), ..Default::default() };
+    fetching_stops_at(cluster, Bound { queues: 4, messages_per_queue: 20 }, config, 1, |_| true).await
 }

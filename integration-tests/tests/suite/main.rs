@@ -77,9 +77,10 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored, `interop`, on both with a Java client beside ours, or `since_5` and
-/// `pair_since_5`, where the real one has what came with RocketMQ 5, as `alone_since_5` and `interop_since_5`, `before_5`,
-/// where it has not, or `retry_v2`, on a cluster of that option.
+/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
+/// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
+/// `retry_v2`, on a cluster of that option.
 fn scenarios() -> Vec<Scenario> {
     macro_rules! scenarios {
         ($($place:ident $path:path,)*) => { vec![$(Scenario::$place(stringify!($path), $path)),*] };
@@ -129,6 +130,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
         since_5 popping::what_is_acknowledged_comes_once,
+        since_5 popping::a_new_group_gets_the_whole_of_a_young_queue,
         real operators::the_jvm_tool_reads_moves_and_uses_a_consumer,
         both ordered::nothing_is_consumed_on_a_lost_lock,
         both ordered::order_holds_while_queues_change_hands,
@@ -136,6 +138,7 @@ fn scenarios() -> Vec<Scenario> {
         alone_since_5 popping_faults::a_broker_that_dies_and_comes_back_loses_nothing_popped,
         replicated replicas::while_the_broker_is_away_its_replica_serves,
         forgetful corrections::messages_that_are_gone_are_passed_over,
+        forgetful_since_5 popping::a_new_group_of_an_old_queue_begins_where_it_is_told,
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
         changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,
@@ -196,8 +199,8 @@ fn scenarios() -> Vec<Scenario> {
         both outcomes::a_listener_can_give_a_message_up_at_once,
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
+        both control::a_change_of_topics_that_is_dropped_half_way_holds,
         both control::topics_come_and_go_while_a_consumer_runs,
-        embedded control::the_queues_of_a_topic_share_its_limit,
         both corrections::an_offset_beyond_the_end_is_corrected,
         both changes::queues_that_come_are_consumed_and_those_that_go_are_left,
         both allocation::a_strategy_of_ones_own_decides,
@@ -221,6 +224,7 @@ fn scenarios() -> Vec<Scenario> {
         both pulling::a_seek_goes_on_where_it_is_told,
         both pulling::a_paused_queue_waits_while_the_others_go_on,
         both pulling::queues_of_ones_choice_are_shared_with_nobody,
+        both pulling::an_assignment_that_is_dropped_half_way_holds,
         both pulling::a_single_pull_changes_nothing,
         both pulling::polls_get_what_the_filter_lets_pass,
         both pulling::a_poll_that_is_dropped_loses_nothing,
@@ -314,9 +318,10 @@ fn scenarios() -> Vec<Scenario> {
         both batches::a_batch_goes_to_the_queue_of_ones_choice,
         both batches::bodies_of_a_batch_lie_compressed_and_arrive_whole,
         embedded sending_faults::a_topic_that_may_not_be_written_is_an_error_and_recovers,
-        embedded limits::fetching_stops_at_the_limit_of_messages,
-        embedded limits::fetching_stops_at_the_limit_of_bytes,
-        embedded limits::fetching_stops_at_the_limit_of_span,
+        both limits::fetching_stops_at_the_limit_of_messages,
+        both limits::fetching_stops_at_the_limit_of_bytes,
+        both limits::fetching_stops_at_the_limit_of_span,
+        both limits::the_queues_of_a_topic_share_its_limit,
         both shutdown::a_slow_listener_finishes_and_its_message_is_recorded,
         both shutdown::a_listener_that_takes_too_long_is_reported_and_its_message_comes_again,
         both shutdown::a_producer_that_is_shut_down_sends_nothing_more,

@@ -5,6 +5,7 @@
 
 use crate::{
     cluster::{Cluster, random_name},
+    corrections::{send_files, until_gone},
     inbox::{expect_none, missing},
     parcel::{expect_same, varied},
     wait::eventually,
@@ -98,6 +99,46 @@ pub(crate) async fn expect_retried(cluster: &Cluster, topic: &str, expected: usi
         Ok(())
     })
     .await
+}
+
+pub(crate) async fn a_new_group_gets_the_whole_of_a_young_queue(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let producer = cluster.producer().await?;
+    let sent: BTreeSet<_> = send(&producer, &topic, 5).await?.into_iter().collect();
+    // The broker holds the first message in memory: to it, last is first.
+    for start_at in [StartAt::First, StartAt::Last] {
+        let popper = start(cluster, &random_name("group"), &topic, PopConfig { start_at, ..config() }).await?;
+        let came = ids(&take(&popper, 5, LONG).await?);
+        ensure!(came == sent, "{start_at:?} brought {came:?}, expected {sent:?}");
+        popper.shutdown().await?;
+    }
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_new_group_of_an_old_queue_begins_where_it_is_told(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let (client, producer) = (cluster.client().await?, cluster.producer().await?);
+    send_files(&producer, &topic).await?;
+    until_gone(&client, &cluster.queues(&topic).await?[0], 0).await?;
+    let last = send(&producer, &topic, 2).await?.remove(1);
+
+    cluster.at("the first");
+    let popper = start(cluster, &random_name("group"), &topic, config()).await?;
+    let first = take(&popper, 1, LONG).await?.remove(0);
+    // The file at the end stays, with some of the hundred.
+    ensure!((1..100).contains(&first.queue_offset()), "{first:?} came first");
+    popper.shutdown().await?;
+
+    cluster.at("the last");
+    let popper =
+        start(cluster, &random_name("group"), &topic, PopConfig { start_at: StartAt::Last, ..config() }).await?;
+    let came = take(&popper, 1, LONG).await?.remove(0);
+    ensure!(id(&came) == last, "{came:?} came first, expected {last}");
+    let next = send(&producer, &topic, 1).await?.remove(0);
+    let came = take(&popper, 1, LONG).await?.remove(0);
+    ensure!(id(&came) == next, "{came:?} came next, expected {next}");
+    popper.shutdown().await?;
+    Ok(producer.shutdown().await?)
 }
 
 pub(crate) async fn what_is_acknowledged_comes_once(cluster: &Cluster) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use crate::{
     cluster::{Cluster, random_name},
+    control::dropped_half_way,
     inbox::Inbox,
     operators,
     parcel::varied,
@@ -366,6 +367,39 @@ pub(crate) async fn queues_of_ones_choice_are_shared_with_nobody(cluster: &Clust
     for puller in [a, b, filtered, shared] {
         puller.shutdown().await?;
     }
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn an_assignment_that_is_dropped_half_way_holds(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(2).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let queues = cluster.queues(&topic).await?;
+    let [zero, one] = &queues[..] else { anyhow::bail!("{} queues", queues.len()) };
+    send_numbers(&producer, zero, 0..10).await?;
+    send_numbers(&producer, one, 100..110).await?;
+    let puller = puller(cluster, &group, first()).assign([one.clone()]).start().await?;
+    ensure!(numbers(&take(&puller, 10).await?)? == row(100..110), "not the messages of the one queue");
+
+    cluster.at("a queue comes");
+    dropped_half_way(puller.assign(queues.clone())).await?;
+    ensure!(numbers(&take(&puller, 10).await?)? == row(0..10), "not the messages of the other queue");
+
+    cluster.at("a queue goes");
+    dropped_half_way(puller.assign([one.clone()])).await?;
+    // What was polled last is done with this poll.
+    expect_nothing(&puller).await?;
+    eventually(SOON, async || {
+        let assigned = puller.assigned_queues();
+        ensure!(assigned == [one.clone()], "assigned are {assigned:?}");
+        Ok(())
+    })
+    .await?;
+
+    cluster.at("it is back");
+    send_numbers(&producer, zero, 10..20).await?;
+    puller.assign(queues.clone()).await?;
+    ensure!(numbers(&take(&puller, 10).await?)? == row(10..20), "not the next messages of the queue");
+    puller.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
 

@@ -146,6 +146,14 @@ impl Scenario {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Forgetful), run) }
     }
 
+    /// The same, where what came with RocketMQ 5 is needed.
+    pub(crate) fn forgetful_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { since_5: true, ..Self::forgetful(name, run) }
+    }
+
     /// One that needs what the dev broker does not do.
     pub(crate) fn real<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(name: &'static str, run: F) -> Self {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Shared), run) }
