@@ -30,6 +30,7 @@ mod builder;
 mod call;
 mod config;
 mod dispatch;
+mod ending;
 mod error;
 mod fetch;
 mod give_back;

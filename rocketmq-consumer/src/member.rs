@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
+    ending::Ending,
     handle::{Handle, Stop},
     interceptor::Interceptors,
     limit::Limit,
@@ -35,7 +36,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OnceCell},
+    sync::Notify,
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -110,7 +111,7 @@ pub(crate) struct Member {
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    shut_down: OnceCell<Result<(), Error>>,
+    ending: Ending,
 }
 
 impl Member {
@@ -171,7 +172,7 @@ impl Member {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             given_up: CancellationToken::new(),
-            shut_down: OnceCell::new(),
+            ending: Ending::default(),
         });
         if member.is_in_group() {
             let data = member.consumer_data(&member.subscriptions());
@@ -248,7 +249,8 @@ impl Member {
 
     /// Finishes what is in hand, records the offsets, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        self.shut_down.get_or_init(|| self.shut_down_once()).await.clone()
+        let member = self.clone();
+        self.ending.once(|| async move { member.shut_down_once().await }).await
     }
 
     async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {

@@ -133,8 +133,8 @@ impl PopConsumer {
     /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again.
     ///
     /// # Cancel safety
-    /// Once this has been polled the consumer ends, even if the future is dropped. A second call, at once or later,
-    /// waits for the first and answers the same.
+    /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
+    /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
     }

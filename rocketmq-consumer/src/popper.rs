@@ -1,5 +1,6 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
+    ending::Ending,
     handle::{Handle, Stop},
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OnceCell},
+    sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +45,7 @@ pub(crate) struct Popper {
     registered: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
-    shut_down: OnceCell<Result<(), Error>>,
+    ending: Ending,
 }
 
 /// What one round of all brokers came to.
@@ -87,7 +88,7 @@ impl Popper {
             registered: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
-            shut_down: OnceCell::new(),
+            ending: Ending::default(),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
         let data = popper.consumer_data(&popper.subscriptions());
@@ -258,7 +259,8 @@ impl Popper {
 
     /// Ends what waits, lets dead letters come through, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        self.shut_down.get_or_init(|| self.shut_down_once()).await.clone()
+        let popper = self.clone();
+        self.ending.once(|| async move { popper.shut_down_once().await }).await
     }
 
     async fn shut_down_once(&self) -> Result<(), Error> {

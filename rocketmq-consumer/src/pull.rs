@@ -268,8 +268,8 @@ impl PullConsumer {
     /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same.
     ///
     /// # Cancel safety
-    /// Once this has been polled the consumer ends, even if the future is dropped; offsets may then be left unrecorded, until
-    /// it is called again. A second call, at once or later, waits for the first and answers the same.
+    /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
+    /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.member().shutdown().await
     }

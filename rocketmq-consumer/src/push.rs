@@ -121,8 +121,8 @@ impl PushConsumer {
     /// the same, and those messages come again.
     ///
     /// # Cancel safety
-    /// Once this has been polled the consumer ends, even if the future is dropped; offsets may then be left unrecorded, until
-    /// it is called again. A second call, at once or later, waits for the first and answers the same.
+    /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
+    /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
     }

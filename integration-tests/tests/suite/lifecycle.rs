@@ -3,7 +3,9 @@
 use crate::{
     child::this_program,
     cluster::{Cluster, random_name},
+    control,
     inbox::Inbox,
+    set_to_pop::gated,
     wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -16,10 +18,10 @@ use rocketmq_consumer::{
     StoredMessage,
 };
 use rocketmq_producer::{FaultTolerance, Producer, ProducerConfig};
-use std::{process::Stdio, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{JoinSet, yield_now},
 };
 
@@ -203,6 +205,35 @@ pub(crate) async fn a_start_that_is_dropped_leaves_nothing_on_a_shared_client(cl
         eventually(SOON, async || expect_member(false, &client, group, &asking, &topic).await).await?;
     }
     Ok(())
+}
+
+pub(crate) async fn a_shutdown_that_is_dropped_goes_on(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(2).await?;
+    let (client, asking, producer) = (cluster.client().await?, cluster.client().await?, cluster.producer().await?);
+    let [push, pull, pop] = [(); 3].map(|()| random_name("group"));
+    let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(0)));
+    let pushing = cluster.consumer(&push).client(client.clone()).subscribe(&topic, Filter::all());
+    let pushing = pushing.listener(gated(&inbox, &gate)).start().await?;
+    let pulling = PullConsumer::builder(&pull).client(client.clone()).subscribe(&topic, Filter::all()).start().await?;
+    let popping = PopConsumer::builder(&pop).client(client.clone()).subscribe(&topic, Filter::all()).start().await?;
+    producer.send(Message::new(&topic, "in hand")).await?;
+    inbox.has(1, SOON).await?;
+
+    cluster.at("dropped");
+    control::dropped_half_way(pushing.shutdown()).await?;
+    control::dropped_half_way(pulling.shutdown()).await?;
+    control::dropped_half_way(popping.shutdown()).await?;
+    gate.add_permits(1);
+    for group in [&push, &pull, &pop] {
+        eventually(SOON, async || expect_member(false, &client, group, &asking, &topic).await).await?;
+    }
+    cluster.expect_recorded(&push, &topic, 1).await?;
+
+    cluster.at("waited for");
+    pushing.shutdown().await?;
+    pulling.shutdown().await?;
+    popping.shutdown().await?;
+    Ok(producer.shutdown().await?)
 }
 
 pub(crate) async fn a_late_word_of_leaving_throws_nobody_out(cluster: &Cluster) -> Result<()> {

@@ -162,6 +162,7 @@ fn scenarios() -> Vec<Scenario> {
         interop mixed::java_allocates_as_the_goldens_say,
         both lifecycle::a_member_that_is_dropped_on_a_shared_client_is_gone,
         both lifecycle::a_start_that_is_dropped_leaves_nothing_on_a_shared_client,
+        both lifecycle::a_shutdown_that_is_dropped_goes_on,
         embedded lifecycle::a_late_word_of_leaving_throws_nobody_out,
         embedded lifecycle::every_time_of_an_option_may_be_longer_than_time,
         embedded lifecycle::a_late_heartbeat_brings_nobody_back,
