@@ -11,6 +11,7 @@ pub mod message;
 
 mod client;
 mod config;
+mod ending;
 mod error;
 mod identity;
 mod name_server;
@@ -27,6 +28,7 @@ mod unwind;
 
 pub use client::{Client, ConsumingDirectly, ExpectedReply, Operated, Refusal, TransactionCheck};
 pub use config::ClientConfig;
+pub use ending::Ending;
 pub use error::{Error, UnreadableReply};
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
 pub use name_server::NameServerSource;

@@ -30,7 +30,6 @@ mod builder;
 mod call;
 mod config;
 mod dispatch;
-mod ending;
 mod error;
 mod fetch;
 mod give_back;

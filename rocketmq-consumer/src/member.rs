@@ -2,7 +2,6 @@ use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
     dispatch::{Dispatcher, Workers},
-    ending::Ending,
     handle::{Handle, Stop},
     interceptor::Interceptors,
     limit::Limit,
@@ -22,7 +21,7 @@ use crate::{
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Client, MessageQueue, StoredMessage,
+    Client, Ending, MessageQueue, StoredMessage,
     protocol::{ConsumeType, ConsumerData, MessageModel},
     remote::Deadline,
 };
@@ -111,7 +110,7 @@ pub(crate) struct Member {
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    ending: Ending,
+    ending: Ending<Result<(), Error>>,
 }
 
 impl Member {
@@ -250,7 +249,7 @@ impl Member {
     /// Finishes what is in hand, records the offsets, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
         let member = self.clone();
-        self.ending.once(|| async move { member.shut_down_once().await }).await
+        self.ending.once(|| async move { member.shut_down_once().await }).await.unwrap_or(Err(Error::ShutDown))
     }
 
     async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {

@@ -1,6 +1,5 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
-    ending::Ending,
     handle::{Handle, Stop},
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
@@ -10,7 +9,7 @@ use crate::{
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Backoff, Error as ClientError, MessageQueue,
+    Backoff, Ending, Error as ClientError, MessageQueue,
     protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, SubscriptionData},
     random::random_u64,
     remote::Deadline,
@@ -45,7 +44,7 @@ pub(crate) struct Popper {
     registered: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
-    ending: Ending,
+    ending: Ending<Result<(), Error>>,
 }
 
 /// What one round of all brokers came to.
@@ -260,7 +259,7 @@ impl Popper {
     /// Ends what waits, lets dead letters come through, leaves the group.
     pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
         let popper = self.clone();
-        self.ending.once(|| async move { popper.shut_down_once().await }).await
+        self.ending.once(|| async move { popper.shut_down_once().await }).await.unwrap_or(Err(Error::ShutDown))
     }
 
     async fn shut_down_once(&self) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use crate::{
     under_way::UnderWay,
 };
 use rocketmq_common::{
-    Client, Message, NameServerSource,
+    Client, Ending, Message, NameServerSource,
     message::names,
     protocol::{SendMessage, Stored},
     random::random_below,
@@ -72,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Runtime,
     pub(crate) stopped: CancellationToken,
+    ending: Ending<Result<(), Error>>,
 }
 
 impl Producer {
@@ -117,6 +118,7 @@ impl Producer {
             tasks: TaskTracker::new(),
             runtime: Runtime::current(),
             stopped: CancellationToken::new(),
+            ending: Ending::default(),
         });
         // From here on, a dropped future drops the handle, and that stops everything.
         let producer = Self(Arc::new(Handle(shared.clone())));
@@ -316,8 +318,7 @@ impl Producer {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn flush(&self) {
-        self.shared().lanes.flush();
-        self.shared().sends.flush().await;
+        self.shared().flush().await;
     }
 
     /// Refuses further sends, lets those under way finish, leaves the group and ends all connections. One-way messages
@@ -326,26 +327,18 @@ impl Producer {
     /// # Errors
     /// [`Error::Unfinished`] where sends were still under way after
     /// [`shutdown_timeout`](ProducerConfig::shutdown_timeout); everything has ended all the same.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
+    /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let shared = self.shared();
-        if !shared.sends.close() {
-            return Ok(());
-        }
-        let deadline = Deadline::after(shared.config.shutdown_timeout);
-        shared.room.close();
-        let drained = timeout(deadline.remaining(), self.flush()).await;
-        let sends = shared.sends.len();
-        shared.stopped.cancel();
-        shared.tasks.close();
-        shared.tasks.wait().await;
-        if shared.registered.swap(false, Ordering::AcqRel) {
-            shared.client.unregister_producer(&shared.group).await;
-        }
-        if shared.owns_client {
-            shared.client.shutdown(deadline.at_least(CLOSING)).await;
-        }
-        tracing::info!(group = %shared.group, "producer shut down");
-        drained.map_err(|_| Error::Unfinished { sends })
+        let shut_down = || {
+            shared.sends.close();
+            let shared = shared.clone();
+            async move { shared.shut_down().await }
+        };
+        shared.ending.once(shut_down).await.unwrap_or(Err(Error::ShutDown))
     }
 
     /// The producer group.
@@ -392,6 +385,29 @@ impl Waiting {
 }
 
 impl Shared {
+    async fn flush(&self) {
+        self.lanes.flush();
+        self.sends.flush().await;
+    }
+
+    async fn shut_down(&self) -> Result<(), Error> {
+        let deadline = Deadline::after(self.config.shutdown_timeout);
+        self.room.close();
+        let drained = timeout(deadline.remaining(), self.flush()).await;
+        let sends = self.sends.len();
+        self.stopped.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if self.registered.swap(false, Ordering::AcqRel) {
+            self.client.unregister_producer(&self.group).await;
+        }
+        if self.owns_client {
+            self.client.shutdown(deadline.at_least(CLOSING)).await;
+        }
+        tracing::info!(group = %self.group, "producer shut down");
+        drained.map_err(|_| Error::Unfinished { sends })
+    }
+
     /// Runs something beside the callers, until it ends or the producer does.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stopped = self.stopped.clone();

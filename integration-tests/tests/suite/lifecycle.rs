@@ -209,31 +209,42 @@ pub(crate) async fn a_start_that_is_dropped_leaves_nothing_on_a_shared_client(cl
 
 pub(crate) async fn a_shutdown_that_is_dropped_goes_on(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic(2).await?;
-    let (client, asking, producer) = (cluster.client().await?, cluster.client().await?, cluster.producer().await?);
-    let [push, pull, pop] = [(); 3].map(|()| random_name("group"));
+    let (client, asking) = (cluster.client().await?, cluster.client().await?);
+    let [push, pull, pop, produce] = [(); 4].map(|()| random_name("group"));
+    let producing = Producer::builder(&produce).client(client.clone()).start().await?;
     let (inbox, gate) = (Inbox::new(), Arc::new(Semaphore::new(0)));
     let pushing = cluster.consumer(&push).client(client.clone()).subscribe(&topic, Filter::all());
     let pushing = pushing.listener(gated(&inbox, &gate)).start().await?;
     let pulling = PullConsumer::builder(&pull).client(client.clone()).subscribe(&topic, Filter::all()).start().await?;
     let popping = PopConsumer::builder(&pop).client(client.clone()).subscribe(&topic, Filter::all()).start().await?;
-    producer.send(Message::new(&topic, "in hand")).await?;
+    producing.send(Message::new(&topic, "in hand")).await?;
     inbox.has(1, SOON).await?;
 
     cluster.at("dropped");
+    let queued = producing.send_async(Message::new(&topic, "queued")).await?;
+    tokio::select! {
+        biased;
+        shut_down = producing.shutdown() => shut_down?,
+        () = std::future::ready(()) => {}
+    }
+    queued.await?;
+    inbox.has(2, SOON).await?;
     control::dropped_half_way(pushing.shutdown()).await?;
     control::dropped_half_way(pulling.shutdown()).await?;
     control::dropped_half_way(popping.shutdown()).await?;
-    gate.add_permits(1);
+    gate.add_permits(2);
     for group in [&push, &pull, &pop] {
         eventually(SOON, async || expect_member(false, &client, group, &asking, &topic).await).await?;
     }
-    cluster.expect_recorded(&push, &topic, 1).await?;
+    // A client is in a group once.
+    eventually(SOON, async || Ok(Producer::builder(&produce).client(client.clone()).start().await?)).await?;
+    cluster.expect_recorded(&push, &topic, 2).await?;
 
     cluster.at("waited for");
     pushing.shutdown().await?;
     pulling.shutdown().await?;
     popping.shutdown().await?;
-    Ok(producer.shutdown().await?)
+    Ok(producing.shutdown().await?)
 }
 
 pub(crate) async fn a_late_word_of_leaving_throws_nobody_out(cluster: &Cluster) -> Result<()> {

@@ -146,6 +146,8 @@ pub(crate) async fn sends_that_do_not_end_are_reported(cluster: &Cluster) -> Res
     let began = Instant::now();
     let (sent, shut_down) = tokio::join!(send, shut_down);
     shut_down?;
+    let again = producer.shutdown().await;
+    ensure!(matches!(again, Err(Error::Unfinished { sends: 1 })), "shutting down again came to {again:?}");
     // It neither waits for its own timeout nor connects once more.
     ensure!(began.elapsed() < SOON / 3, "the send went on for {:?}", began.elapsed());
     ensure!(cluster.dev().received(RequestCode::SEND_MESSAGE_V2) == 1, "sent again after the shutdown");

@@ -1,21 +1,33 @@
-use crate::Error;
 use std::sync::OnceLock;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-/// What shutting a consumer down comes to: it happens once, for all who ask, and whether or not they wait.
-#[derive(Debug, Default)]
-pub(crate) struct Ending {
-    outcome: OnceLock<watch::Receiver<Option<Result<(), Error>>>>,
-    /// The one that shuts it down; not among the consumer's, which it waits for.
+/// What shutting something down comes to: that happens once, for all who ask, and whether or not they wait.
+#[derive(Debug)]
+pub struct Ending<T> {
+    outcome: OnceLock<watch::Receiver<Option<T>>>,
+    /// The one that does it.
     task: TaskTracker,
 }
 
-impl Ending {
-    /// Begins it on a task of its own, unless that has been done, and waits for the outcome.
-    pub(crate) async fn once<F>(&self, shut_down: impl FnOnce() -> F) -> Result<(), Error>
+impl<T> Default for Ending<T> {
+    fn default() -> Self {
+        Self { outcome: OnceLock::new(), task: TaskTracker::new() }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Ending<T> {
+    /// Begins it on a task of its own, unless that has been done, and waits for the outcome: `None` where the runtime has
+    /// ended before.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    /// Once this has been polled, it goes on by itself.
+    pub async fn once<F>(&self, shut_down: impl FnOnce() -> F) -> Option<T>
     where
-        F: Future<Output = Result<(), Error>> + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
     {
         let begin = || {
             let (tell, outcome) = watch::channel(None);
@@ -24,9 +36,7 @@ impl Ending {
             outcome
         };
         let mut outcome = self.outcome.get_or_init(begin).clone();
-        let outcome = outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
-        // Where there is none, the runtime has ended.
-        outcome.ok().flatten().unwrap_or(Err(Error::ShutDown))
+        outcome.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -47,7 +57,7 @@ mod tests {
             async move {
                 begun.fetch_add(1, Ordering::Relaxed);
                 let _ = gate.acquire().await;
-                Err(Error::NotRecorded { queues: 7, cause: None })
+                7
             }
         };
         tokio::select! {
@@ -56,9 +66,7 @@ mod tests {
             () = yield_now() => {}
         }
         gate.add_permits(1);
-        for outcome in [ending.once(end).await, ending.once(end).await] {
-            assert!(matches!(outcome, Err(Error::NotRecorded { queues: 7, .. })), "{outcome:?}");
-        }
+        assert_eq!([ending.once(end).await, ending.once(end).await], [Some(7); 2]);
         assert_eq!(begun.load(Ordering::Relaxed), 1);
     }
 }
