@@ -257,7 +257,7 @@ impl Member {
         self.stopped.cancel();
         self.tasks.close();
         if let Some(polling) = &self.polling {
-            polling.end().await;
+            polling.end();
         }
         let begun = self.queues_begun();
         let in_hand = || begun.iter().map(|assigned| assigned.in_hand()).sum();

@@ -67,9 +67,9 @@ impl Polling {
         self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Nobody says any more that what the last poll answered is done: it comes again.
-    pub(crate) async fn end(&self) {
-        let _turn = self.turn.lock().await;
+    /// Nobody says any more that what the last poll answered is done: it comes again. The consumer has been stopped.
+    pub(crate) fn end(&self) {
+        // Not in turn: a poll that nobody goes on with would have it for ever.
         self.last().take();
     }
 
@@ -103,8 +103,12 @@ impl Member {
                 let offsets = task.messages.iter().map(StoredMessage::queue_offset).collect();
                 match polling.auto_commit {
                     true => {
-                        let last = LastPoll { queue: task.queue, epoch: task.epoch, offsets, _in_hand: in_hand };
-                        *polling.last() = Some(last);
+                        let mut last = polling.last();
+                        // Looked at under the lock: nothing is left in hand behind the end.
+                        if self.stopped.is_cancelled() {
+                            return Err(Error::ShutDown);
+                        }
+                        *last = Some(LastPoll { queue: task.queue, epoch: task.epoch, offsets, _in_hand: in_hand });
                     }
                     false => task.queue.finish_all(task.epoch, offsets),
                 }

@@ -235,6 +235,7 @@ fn scenarios() -> Vec<Scenario> {
         both offset_stores::a_store_of_ones_own_takes_the_place_of_the_brokers,
         both offset_stores::a_store_that_fails_is_asked_again,
         both observing::interceptors_see_every_outcome,
+        both pulling::a_poll_nobody_goes_on_with_holds_no_shutdown_up,
         both observing::statistics_tell_what_is_done_what_failed_and_what_is_behind,
         both operators::running_info_tells_what_is_held_and_how_it_goes,
         both operators::a_message_is_consumed_directly_once_and_the_operator_hears_how,

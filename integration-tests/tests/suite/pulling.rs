@@ -9,12 +9,14 @@ use crate::{
     send::send_from,
     wait::{SOON, eventually},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{ClientConfig, Message, MessageQueue, StoredMessage};
 use rocketmq_consumer::{Error, Filter, Position, PullConfig, PullConsumer, PullConsumerBuilder, PullStatus, StartAt};
 use rocketmq_producer::{Producer, Select};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::ready,
+    pin::pin,
     time::{Duration, SystemTime},
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -509,6 +511,23 @@ pub(crate) async fn a_poll_that_is_dropped_loses_nothing(cluster: &Cluster) -> R
     inbox.has_each_once(sent?.keys(), Duration::ZERO).await?;
     puller.shutdown().await?;
     Ok(producer.shutdown().await?)
+}
+
+/// As in a loop that selects between a poll and something else, and shuts down at that.
+pub(crate) async fn a_poll_nobody_goes_on_with_holds_no_shutdown_up(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let puller = puller(cluster, &group, first()).subscribe(&topic, Filter::all()).start().await?;
+    expect_assigned(&puller, 1).await?;
+    let mut poll = pin!(puller.poll(2 * SOON));
+    tokio::select! {
+        biased;
+        polled = &mut poll => bail!("{polled:?} polled from an empty queue"),
+        () = ready(()) => {}
+    }
+    timeout(SOON, puller.shutdown()).await.context("the shutdown waits for the poll")??;
+    let polled = poll.await;
+    ensure!(matches!(polled, Err(Error::ShutDown)), "the poll came to {polled:?}");
+    Ok(())
 }
 
 pub(crate) async fn a_puller_in_a_namespace_knows_plain_names(cluster: &Cluster) -> Result<()> {
