@@ -1,5 +1,5 @@
 use std::sync::OnceLock;
-use tokio::sync::watch;
+use tokio::{runtime::Handle as Runtime, sync::watch};
 use tokio_util::task::TaskTracker;
 
 /// What shutting something down comes to: that happens once, for all who ask, and whether or not they wait.
@@ -8,20 +8,17 @@ pub struct Ending<T> {
     outcome: OnceLock<watch::Receiver<Option<T>>>,
     /// The one that does it.
     task: TaskTracker,
-}
-
-impl<T> Default for Ending<T> {
-    fn default() -> Self {
-        Self { outcome: OnceLock::new(), task: TaskTracker::new() }
-    }
+    runtime: Runtime,
 }
 
 impl<T: Clone + Send + Sync + 'static> Ending<T> {
+    /// An end that is yet to come, in this runtime, wherever it is asked for.
+    pub fn new(runtime: Runtime) -> Self {
+        Self { outcome: OnceLock::new(), task: TaskTracker::new(), runtime }
+    }
+
     /// Begins it on a task of its own, unless that has been done, and waits for the outcome: `None` where the runtime has
     /// ended before.
-    ///
-    /// # Panics
-    /// Outside of a runtime.
     ///
     /// # Cancel safety
     /// Once this has been polled, it goes on by itself.
@@ -32,7 +29,7 @@ impl<T: Clone + Send + Sync + 'static> Ending<T> {
         let begin = || {
             let (tell, outcome) = watch::channel(None);
             let shutting_down = shut_down();
-            self.task.spawn(async move { tell.send_replace(Some(shutting_down.await)) });
+            self.task.spawn_on(async move { tell.send_replace(Some(shutting_down.await)) }, &self.runtime);
             outcome
         };
         let mut outcome = self.outcome.get_or_init(begin).clone();
@@ -51,7 +48,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_comes_once_whoever_waits() {
-        let (ending, begun, gate) = (Ending::default(), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (ending, begun, gate) =
+            (Ending::new(Runtime::current()), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let end = || {
             let (begun, gate) = (begun.clone(), gate.clone());
             async move {

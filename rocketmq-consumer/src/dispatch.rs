@@ -170,8 +170,8 @@ impl Member {
         let one_more = |there: usize| (there < workers.wanted.load(Ordering::Acquire)).then(|| there + 1);
         while workers.there.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok() {
             match self.listener.as_ref().is_some_and(|listener| !listener.takes_one()) {
-                true => self.tasks.spawn(work_many(self.clone())),
-                false => self.tasks.spawn(work_one(self.clone())),
+                true => self.spawn(work_many(self.clone())),
+                false => self.spawn(work_one(self.clone())),
             };
         }
     }
@@ -317,7 +317,7 @@ async fn give_back(
 
 pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
     let (queue, member_again) = (queue.clone(), member.clone());
-    member.tasks.spawn(async move {
+    member.spawn(async move {
         tokio::select! {
             () = member_again.stopped.cancelled() => {}
             () = sleep(RETRY_HERE_AFTER) => member_again.dispatcher.push(queue, epoch, vec![message]),

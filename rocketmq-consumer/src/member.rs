@@ -35,7 +35,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Handle as Runtime,
     sync::Notify,
+    task::JoinHandle,
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -104,7 +106,7 @@ pub(crate) struct Member {
     owns_client: bool,
     /// The client's heartbeats name the group because of this member.
     registered: AtomicBool,
-    runtime: tokio::runtime::Handle,
+    runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
     pub(crate) stopped: CancellationToken,
@@ -167,11 +169,11 @@ impl Member {
             left: Mutex::default(),
             owns_client,
             registered: AtomicBool::new(false),
-            runtime: tokio::runtime::Handle::current(),
+            runtime: Runtime::current(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             given_up: CancellationToken::new(),
-            ending: Ending::default(),
+            ending: Ending::new(Runtime::current()),
         });
         if member.is_in_group() {
             let data = member.consumer_data(&member.subscriptions());
@@ -187,16 +189,17 @@ impl Member {
         }
         if member.is_ordered() {
             let locking = member.clone();
-            member.tasks.spawn(async move { locking.keep_locks(&locking.stopped).await });
+            member.spawn(async move { locking.keep_locks(&locking.stopped).await });
         } else if member.listener.is_some() {
             member.want_workers(member.config.concurrency);
         }
-        member.tasks.spawn(commit(member.clone()));
+        member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.tasks.spawn(rebalance(member.clone())),
-            false => member.tasks.spawn(keep_routes(member.clone())),
+            true => member.spawn(rebalance(member.clone())),
+            false => member.spawn(keep_routes(member.clone())),
         };
-        member.tasks.spawn(sample(member.clone()));
+        member.spawn(sample(member.clone()));
+        member.stop_with_runtime();
         tracing::info!(group = %member.group, client = %member.client.id(), "consumer started");
         Ok(handle)
     }
@@ -343,9 +346,22 @@ impl Member {
         self.pops.max_reconsume_times
     }
 
-    /// Has a task of this member run, wherever that is called: a stream's messages may be settled outside of the runtime.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(task, &self.runtime);
+    /// Has a task of this member run in the runtime it was started in, wherever that is called: in another one, which may
+    /// end before, or in none.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.tasks.spawn_on(task, &self.runtime)
+    }
+
+    /// Nothing goes on once the runtime has ended: then nobody is to wait for it.
+    fn stop_with_runtime(&self) {
+        let (stopped, stops) = (self.stopped.clone(), self.stopped.clone().drop_guard());
+        self.spawn(async move {
+            stopped.cancelled().await;
+            drop(stops);
+        });
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
@@ -449,7 +465,7 @@ impl Member {
     /// Changes what queues are ours, whether or not somebody waits for it: one that is half given up would be nobody's.
     pub(crate) async fn to_its_end(&self, change: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
         let given_up = self.given_up.clone();
-        let changing = self.tasks.spawn(async move {
+        let changing = self.spawn(async move {
             tokio::select! {
                 () = given_up.cancelled() => Err(Error::ShutDown),
                 () = change => Ok(()),

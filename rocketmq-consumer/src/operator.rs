@@ -94,7 +94,7 @@ impl Operated for Member {
         }
         drop(waiting);
         let member = self.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             tokio::select! {
                 () = member.given_up.cancelled() => {}
                 () = member.go_on_as_told() => {}
@@ -118,7 +118,7 @@ impl Operated for Member {
             let (sender, result) = oneshot::channel();
             let member = self.clone();
             // The call goes on even if nobody waits for it any more.
-            self.tasks.spawn(async move {
+            self.spawn(async move {
                 let _leave = leave;
                 tokio::select! {
                     () = member.given_up.cancelled() => {}

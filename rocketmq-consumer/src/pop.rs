@@ -130,7 +130,8 @@ impl PopConsumer {
     ///
     /// # Errors
     /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue after
-    /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again.
+    /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again. [`Error::ShutDown`] where the runtime that the
+    /// consumer was started in has ended before.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits

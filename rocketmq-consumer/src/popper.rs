@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Handle as Runtime,
     sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
@@ -87,7 +88,7 @@ impl Popper {
             registered: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
-            ending: Ending::default(),
+            ending: Ending::new(Runtime::current()),
         });
         // Nothing is shared out among the members, so nobody listens to who comes and goes.
         let data = popper.consumer_data(&popper.subscriptions());

@@ -96,7 +96,7 @@ async fn take(
     assigned.meter.pulled(began, messages.len());
     member.dispatcher.push(assigned.clone(), assigned.window().epoch(), messages);
     if popped.is_to_be_watched() {
-        member.tasks.spawn(keep_hidden(member.clone(), assigned.clone()));
+        member.spawn(keep_hidden(member.clone(), assigned.clone()));
     }
     if assigned.is_withdrawn() {
         member.give_back_waiting(assigned);

@@ -16,7 +16,8 @@ use std::{
 ///
 /// Messages are fetched ahead in the background, up to the limits of [`PullConfig`](crate::PullConfig). Nothing comes
 /// again by itself: there are no retries and no dead letters. [`shutdown`](Self::shutdown) records the offsets; dropping
-/// the last handle stops everything at once.
+/// the last handle stops everything at once. So does the end of the runtime that it was started in; it may be used from any
+/// other.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -265,7 +266,8 @@ impl PullConsumer {
     /// counts as done only if [`commit`](Self::commit) said so.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same.
+    /// [`Error::Unfinished`] where offsets could not be recorded; everything has ended all the same. [`Error::ShutDown`]
+    /// where the consumer's runtime has ended before.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits

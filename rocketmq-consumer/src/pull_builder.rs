@@ -135,7 +135,7 @@ impl PullConsumerBuilder {
             handle.assign(queues).await?;
         }
         for listener in topic_listeners {
-            handle.tasks.spawn(watch(handle.clone(), listener));
+            handle.spawn(watch(handle.clone(), listener));
         }
         Ok(PullConsumer::new(handle))
     }

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// finishes what is in hand and records the offsets; dropping the last handle stops everything at once, and what was
 /// not recorded comes again. The locks of ordered queues, which `shutdown` gives up, end by themselves then, within a
 /// minute: nobody could say that no call goes on.
+///
+/// It may be used from any thread and any runtime. What it does goes on in the runtime that it was started in; when that
+/// ends the consumer does, as if its last handle had been dropped, and answers [`Error::ShutDown`].
 #[derive(Clone, Debug)]
 pub struct PushConsumer(Arc<Handle<Member>>);
 
@@ -119,7 +122,7 @@ impl PushConsumer {
     /// # Errors
     /// [`Error::Unfinished`] where calls were still under way after
     /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; everything has ended all
-    /// the same, and those messages come again.
+    /// the same, and those messages come again. [`Error::ShutDown`] where the consumer's runtime has ended before.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits

@@ -149,7 +149,7 @@ impl Member {
             tracing::info!(group = %self.group, %queue, "queue taken, to be popped");
             let beside = Beside::Popped(PoppedQueue::new(limits.of_pops()));
             let assigned = self.assign_queue(queue, subscription.clone(), beside, limits);
-            self.tasks.spawn(pop(self.clone(), assigned, settle));
+            self.spawn(pop(self.clone(), assigned, settle));
         }
         self.tell_change(topic, news, given_up);
         balance
@@ -175,9 +175,9 @@ impl Member {
         };
         let assigned = self.assign_queue(queue, subscription, beside, limits);
         if is_ordered {
-            self.tasks.spawn(consume_in_order(self.clone(), assigned.clone()));
+            self.spawn(consume_in_order(self.clone(), assigned.clone()));
         }
-        self.tasks.spawn(fetch(self.clone(), assigned, settle));
+        self.spawn(fetch(self.clone(), assigned, settle));
     }
 
     fn assign_queue(
@@ -258,7 +258,7 @@ impl Member {
             }
             let member = self.clone();
             if assigned.is_locked_queue() {
-                later.push(self.tasks.spawn(async move {
+                later.push(self.spawn(async move {
                     tokio::select! {
                         () = member.given_up.cancelled() => {}
                         () = member.give_up_locked(&assigned) => {}

@@ -20,8 +20,8 @@ use std::{
 use tokio::time::sleep;
 
 /// Messages to be fetched one after the other, instead of a listener; made by
-/// [`stream`](crate::PushConsumerBuilder::stream). Ends once the consumer has been shut down; dropping it, and the
-/// consumers it gave, stops consumption.
+/// [`stream`](crate::PushConsumerBuilder::stream). Ends once the consumer has been shut down, or its runtime has ended;
+/// dropping it, and the consumers it gave, stops consumption.
 ///
 /// As many messages are fetched ahead as the limits of [`PushConfig`](crate::PushConfig) allow, counting those that were
 /// taken and not settled: whoever settles none gets no more in the end.

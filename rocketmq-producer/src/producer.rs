@@ -118,7 +118,7 @@ impl Producer {
             tasks: TaskTracker::new(),
             runtime: Runtime::current(),
             stopped: CancellationToken::new(),
-            ending: Ending::default(),
+            ending: Ending::new(Runtime::current()),
         });
         // From here on, a dropped future drops the handle, and that stops everything.
         let producer = Self(Arc::new(Handle(shared.clone())));

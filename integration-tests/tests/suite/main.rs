@@ -58,6 +58,7 @@ mod resolver;
 mod restart;
 mod retry;
 mod routes;
+mod runtimes;
 mod select;
 mod send;
 mod sending_faults;
@@ -200,6 +201,10 @@ fn scenarios() -> Vec<Scenario> {
         both outcomes::a_listener_can_give_a_message_up_at_once,
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
+        both runtimes::more_calls_may_be_wanted_from_anywhere,
+        both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
+        both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
+        both runtimes::a_consumer_whose_runtime_has_ended_says_so,
         both control::a_change_of_topics_that_is_dropped_half_way_holds,
         both control::topics_come_and_go_while_a_consumer_runs,
         both corrections::an_offset_beyond_the_end_is_corrected,
