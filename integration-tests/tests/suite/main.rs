@@ -204,6 +204,7 @@ fn scenarios() -> Vec<Scenario> {
         both runtimes::more_calls_may_be_wanted_from_anywhere,
         both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
         both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
+        both runtimes::connections_of_a_runtime_that_ends_are_replaced,
         both runtimes::a_consumer_whose_runtime_has_ended_says_so,
         both control::a_change_of_topics_that_is_dropped_half_way_holds,
         both control::topics_come_and_go_while_a_consumer_runs,

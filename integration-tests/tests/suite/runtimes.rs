@@ -9,8 +9,9 @@ use crate::{
 use anyhow::{Context, Result, anyhow, ensure};
 use rocketmq_common::Message;
 use rocketmq_consumer::{Error, Filter, PullConfig, PullConsumer, PushConfig, StartAt, StoredMessage};
-use rocketmq_producer::Select;
+use rocketmq_producer::{Producer, Select};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -128,6 +129,29 @@ pub(crate) async fn a_topic_left_in_a_runtime_that_ends_may_come_back(cluster: &
     inbox.has_each_once([&first, &second], SOON).await?;
     consumer.shutdown().await?;
     cluster.expect_recorded(&group, &one, 2).await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn connections_of_a_runtime_that_ends_are_replaced(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let client = cluster.client().await?;
+    let producer = Producer::builder(random_name("group")).client(client.clone()).start().await?;
+    // Opened there: as with a function that blocks and has a runtime of its own each time.
+    let mut sent = BTreeSet::new();
+    let mut send = async |producer: &Producer| {
+        let (producer, message) = (producer.clone(), Message::new(&topic, format!("{}", sent.len())));
+        sent.insert(elsewhere(async move { producer.send(message).await }).await??.message_id);
+        anyhow::Ok(())
+    };
+    send(&producer).await?;
+    let consumer = cluster.consumer(&group).client(client.clone()).config(first()).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    for _ in 0..5 {
+        send(&producer).await?;
+    }
+    sent.insert(producer.send(Message::new(&topic, "last")).await?.message_id);
+    inbox.has_each_once(&sent, SOON).await?;
+    consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
 
