@@ -242,6 +242,7 @@ fn scenarios() -> Vec<Scenario> {
         both pulling::new_queues_of_a_topic_are_told,
         both offset_stores::a_store_of_ones_own_takes_the_place_of_the_brokers,
         both offset_stores::a_store_that_fails_is_asked_again,
+        both offset_stores::a_commit_nobody_goes_on_with_holds_no_other_up,
         both observing::interceptors_see_every_outcome,
         both observing::statistics_tell_what_is_done_what_failed_and_what_is_behind,
         both operators::running_info_tells_what_is_held_and_how_it_goes,
