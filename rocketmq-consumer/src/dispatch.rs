@@ -269,7 +269,7 @@ async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messa
 }
 
 /// A call takes too long: its messages come again, perhaps at another member, and no longer hold the queue up. The call
-/// itself goes on. Answers whether the broker has taken all of them.
+/// itself goes on. Answers whether the broker has taken all of them: none where the next owner of the queue gets them.
 async fn time_out(
     member: &Member,
     queue: &AssignedQueue,
@@ -277,6 +277,9 @@ async fn time_out(
     messages: &[StoredMessage],
     given_back: &Mutex<BTreeSet<usize>>,
 ) -> bool {
+    if queue.is_left_to_the_next() && !member.is_broadcast {
+        return false;
+    }
     let mut all = true;
     for (index, message) in messages.iter().enumerate() {
         member.tell_failed(message, "the listener takes longer than consume_timeout");

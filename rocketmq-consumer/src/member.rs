@@ -462,17 +462,21 @@ impl Member {
         self.members_changed.notify_one();
     }
 
-    /// Changes what queues are ours, whether or not somebody waits for it: one that is half given up would be nobody's.
-    pub(crate) async fn to_its_end(&self, change: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    /// Does what is not to stop half-way, whether or not somebody goes on waiting for it: a queue that is half given up
+    /// would be nobody's, and others wait for who records offsets.
+    pub(crate) async fn to_its_end<F>(&self, work: F) -> Result<F::Output, Error>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
         let given_up = self.given_up.clone();
-        let changing = self.spawn(async move {
+        let working = self.spawn(async move {
             tokio::select! {
                 () = given_up.cancelled() => Err(Error::ShutDown),
-                () = change => Ok(()),
+                done = work => Ok(done),
             }
         });
         // It does not panic: what is left is a runtime that ends.
-        changing.await.unwrap_or(Err(Error::ShutDown))
+        working.await.unwrap_or(Err(Error::ShutDown))
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {

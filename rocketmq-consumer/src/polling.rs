@@ -169,7 +169,8 @@ impl Member {
 
     async fn record_polled(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Result<(), Error> {
         let moved = queues.into_iter().filter(|assigned| assigned.to_record().is_some()).collect();
-        let Unrecorded { queues, cause } = self.record_all(moved).await;
+        let member = self.clone();
+        let Unrecorded { queues, cause } = self.to_its_end(async move { member.record_all(moved).await }).await?;
         match queues {
             0 => Ok(()),
             queues => Err(Error::NotRecorded { queues, cause: cause.map(Box::new) }),

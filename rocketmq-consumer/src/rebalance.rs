@@ -256,6 +256,8 @@ impl Member {
                 self.leave(assigned);
                 continue;
             }
+            // No longer within the window of a queue, and nobody may come for it soon.
+            drop(self.dispatcher.take_out(&assigned));
             let member = self.clone();
             if assigned.is_locked_queue() {
                 later.push(self.spawn(async move {

@@ -112,6 +112,9 @@ impl fmt::Debug for MessageStream {
 
 /// A message that waits to be settled: [`ack`](Self::ack) says that it is done, [`nack`](Self::nack) that it is to come
 /// again. Dropping it is a `nack`, so nothing is lost by a `?` in between.
+///
+/// A message that is not settled within [`revoke_timeout`](crate::PushConfig::revoke_timeout) of when its queue went to
+/// another member comes to that one, whatever is said of it here.
 #[derive(Debug)]
 #[must_use = "a message that is dropped comes again"]
 pub struct Delivery {
@@ -214,10 +217,10 @@ impl Settling {
     async fn give_back_until_taken(&self, delay_level: i32) {
         let Self { member, queue, epoch, stored, .. } = self;
         // The next owner of a queue gets what is not done in it.
+        if queue.is_left_to_the_next() && !member.is_broadcast {
+            return;
+        }
         while !member.is_broadcast && member.give_back(queue, stored, delay_level).await.is_err() {
-            if queue.is_left_to_the_next() || member.stopped.is_cancelled() {
-                return;
-            }
             tokio::select! {
                 () = queue.ended() => return,
                 () = sleep(AGAIN) => {}

@@ -7,12 +7,13 @@ use crate::{
     send::send_from,
     wait::{SOON, eventually},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rocketmq_common::MessageQueue;
 use rocketmq_consumer::{Filter, OffsetStore, PullConfig, PullConsumer, StartAt, Storing};
 use std::{
     collections::BTreeMap,
-    future::pending,
+    future::{pending, ready},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -158,5 +159,32 @@ pub(crate) async fn a_store_that_fails_is_asked_again(cluster: &Cluster) -> Resu
         matches!(end, Err(rocketmq_consumer::Error::Unfinished { messages: 0, queues: 1.., cause: Some(_) })),
         "offsets that were not saved are not reported: {end:?}"
     );
+    Ok(producer.shutdown().await?)
+}
+
+/// As in a loop that selects between a commit and something else, and is long about that.
+pub(crate) async fn a_commit_nobody_goes_on_with_holds_no_other_up(cluster: &Cluster) -> Result<()> {
+    crate::trials::quiet_panics();
+    let (topic, group, store) = (cluster.topic(1).await?, random_name("group"), Memory::default());
+    let producer = cluster.producer().await?;
+    let of_topic = topic.clone();
+    let sent = send_from(1, &producer, 3, move |index| varied(&of_topic, index)).await?;
+    let config = PullConfig { start_at: StartAt::First, auto_commit: false, ..Default::default() };
+    let builder = PullConsumer::builder(&group).name_servers([cluster.name_server()]).config(config);
+    let puller = builder.offset_store(store.clone()).subscribe(&topic, Filter::all()).start().await?;
+    let mut polled = 0;
+    while polled < sent.len() {
+        polled += puller.poll(SOON).await?.len();
+    }
+    // The first does not end by itself.
+    store.bad_saves.store(2, Ordering::SeqCst);
+    let mut commit = pin!(puller.commit());
+    tokio::select! {
+        biased;
+        committed = &mut commit => bail!("the commit came to {committed:?}"),
+        () = ready(()) => {}
+    }
+    store.has(&topic, sent.len()).await?;
+    puller.shutdown().await?;
     Ok(producer.shutdown().await?)
 }

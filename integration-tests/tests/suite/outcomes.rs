@@ -152,6 +152,47 @@ pub(crate) async fn a_call_that_takes_too_long_lets_the_queue_go_on(cluster: &Cl
     Ok(producer.shutdown().await?)
 }
 
+pub(crate) async fn a_call_too_long_for_its_queue_gives_nothing_back(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let producer = cluster.producer().await?;
+    let (gate, kept) = (Arc::new(Semaphore::new(0)), inbox.clone());
+    let at_the_gate = gate.clone();
+    // The first call is slow.
+    let listener = move |message: StoredMessage| {
+        kept.keep(message);
+        let (gate, is_slow) = (at_the_gate.clone(), kept.len() == 1);
+        async move {
+            if is_slow {
+                gate.acquire().await.map_err(|error| error.to_string())?.forget();
+            }
+            Ok::<_, String>(())
+        }
+    };
+    let (consume_timeout, revoke_timeout) = (Duration::from_secs(2), Duration::from_millis(100));
+    let config = PushConfig { consume_timeout, revoke_timeout, ..first() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(listener).start().await?;
+    producer.send(Message::new(&topic, "body")).await?;
+    inbox.has(1, SOON).await?;
+    // The queue is given up, and taken once more.
+    consumer.subscribe(&topic, Filter::all()).await?;
+    inbox.has(2, SOON).await?;
+    cluster.expect_recorded(&group, &topic, 1).await?;
+    // That nothing is given back shows only in time.
+    sleep(consume_timeout + Duration::from_secs(1)).await;
+    gate.add_permits(1);
+    let failed = eventually(SOON, async || {
+        let statistics = consumer.statistics();
+        let of_topic = statistics.topics.get(&topic).context("nothing is known of the topic")?;
+        ensure!(of_topic.done + of_topic.failed == 2, "{} calls ended", of_topic.done + of_topic.failed);
+        Ok(of_topic.failed)
+    })
+    .await?;
+    ensure!(failed == 0, "what is done was given back");
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
 pub(crate) async fn a_long_call_within_its_time_runs_once(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
     let producer = cluster.producer().await?;

@@ -7,13 +7,18 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, ensure};
-use rocketmq_common::{Message, message::names::dlq_topic};
+use rocketmq_common::{
+    Message,
+    message::names::{dlq_topic, retry_topic},
+};
 use rocketmq_consumer::{Delivery, Error, Filter, MessageStream, PushConfig, StartAt};
 use std::{collections::BTreeSet, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// What the broker puts off for the first time comes again after 10 s from a real one.
 const FIRST_DELAY: Duration = Duration::from_secs(40);
+/// Longer than the shortest delay.
+const A_WHILE: Duration = Duration::from_secs(3);
 
 fn first() -> PushConfig {
     PushConfig { start_at: StartAt::First, ..Default::default() }
@@ -148,5 +153,26 @@ pub(crate) async fn who_acknowledges_nothing_gets_no_more(cluster: &Cluster) -> 
     }
     stream.consumer().shutdown().await?;
     cluster.expect_recorded(&group, &topic, sent.len()).await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn what_the_next_owner_gets_is_not_given_back_as_well(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let config = PushConfig { revoke_timeout: Duration::from_millis(100), ..first() };
+    let builder = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let mut stream = builder.stream().await?;
+    producer.send(Message::new(&topic, "body")).await?;
+    let late = next(&mut stream, SOON).await?;
+    // The queue is given up, and taken once more.
+    stream.consumer().subscribe(&topic, Filter::all()).await?;
+    next(&mut stream, SOON).await?.ack();
+    cluster.expect_recorded(&group, &topic, 1).await?;
+    late.nack_with_level(1);
+    // That nothing comes shows only in time.
+    sleep(A_WHILE).await;
+    let given_back = cluster.stored(&retry_topic(&group)).await?;
+    ensure!(given_back.is_empty(), "what is done was given back: {given_back:?}");
+    stream.consumer().shutdown().await?;
     Ok(producer.shutdown().await?)
 }

@@ -6,7 +6,10 @@ use crate::{
 };
 use rocketmq_common::message::{DecodeLimits, decode_records};
 use std::convert::Infallible;
-use tokio::time::{self, Instant};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 
@@ -60,4 +63,25 @@ async fn a_call_beyond_the_limit_lets_the_queue_go_on() {
     let (held_up, calls) = five_minutes(PushConfig { consume_timeout: limit, ..PushConfig::default() }).await;
     assert_eq!(calls, 1);
     assert!((limit..limit + Duration::from_secs(2)).contains(&held_up), "{held_up:?}");
+}
+
+#[tokio::test]
+async fn what_waits_of_a_queue_that_is_given_up_is_let_go() {
+    let listener = Listener::one(false, |_| std::future::pending::<Result<(), Infallible>>());
+    let config = PushConfig { concurrency: 1, revoke_timeout: Duration::ZERO, ..PushConfig::default() };
+    let alone = Alone::start(listener, false, config).await.unwrap();
+    let (queue, other) = (alone.queue(), alone.queue());
+    let records =
+        decode_records(alone::pulled(0, 3), &alone::TOPIC.into(), &"broker-a".into(), DecodeLimits::default());
+    let messages: Vec<_> = records.map(Result::unwrap).collect();
+    for queue in [&queue, &other] {
+        alone.member.dispatcher.push(queue.clone(), 1, messages.clone());
+    }
+    while queue.in_hand() == 0 {
+        task::yield_now().await;
+    }
+    // The listener is busy, so nobody takes what waits.
+    alone.member.revoke_all(vec![queue.clone()]).await;
+    assert_eq!(alone.member.dispatcher.take_out(&queue).len(), 0);
+    assert_eq!(alone.member.dispatcher.take_out(&other).len(), 3, "that queue stays");
 }
