@@ -37,6 +37,7 @@ pub(crate) struct AssignedQueue {
     room: Notify,
     waits_for_room: AtomicBool,
     revoked: AtomicBool,
+    handed_over: AtomicBool,
     /// Ends the tasks of this queue; the end of the consumer does, too.
     ended: CancellationToken,
     /// Listener calls under way, and deliveries that nobody has settled.
@@ -123,6 +124,7 @@ impl AssignedQueue {
             room: Notify::new(),
             waits_for_room: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             ended,
             in_hand: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
@@ -219,9 +221,14 @@ impl AssignedQueue {
         self.revoked.load(Ordering::SeqCst)
     }
 
+    /// Nobody waits any more for what is in hand: the offset that is recorded now is the last one.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::SeqCst);
+    }
+
     /// Whether what is not done is for the next owner of the queue. A popped message is for who has it.
     pub(crate) fn is_left_to_the_next(&self) -> bool {
-        self.is_revoked() && self.popped.is_none()
+        self.handed_over.load(Ordering::SeqCst) && self.popped.is_none()
     }
 
     /// What waits is not begun any more.
@@ -248,7 +255,8 @@ impl AssignedQueue {
         // Counted before the look at `revoked`: who revokes a queue first says so and then waits for what is in hand.
         self.in_hand.fetch_add(1, Ordering::SeqCst);
         let in_hand = InHand(self.clone());
-        let may_begin = !self.is_left_to_the_next() && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
+        let is_ours = !self.is_revoked() || self.popped.is_some();
+        let may_begin = is_ours && epoch >= self.oldest_epoch.load(Ordering::SeqCst);
         may_begin.then_some(in_hand)
     }
 

@@ -270,6 +270,7 @@ impl Member {
             }
             revoking.spawn(async move {
                 let in_hand = timeout(member.config.revoke_timeout, assigned.wait_none_in_hand()).await;
+                assigned.hand_over();
                 tracing::info!(
                     group = %member.group, queue = %assigned.queue, finished = in_hand.is_ok(), "queue given up"
                 );
@@ -297,6 +298,7 @@ impl Member {
 
     async fn give_up_locked(&self, assigned: &AssignedQueue) {
         assigned.wait_none_in_hand().await;
+        assigned.hand_over();
         tracing::info!(group = %self.group, queue = %assigned.queue, "queue given up");
         if let Err(error) = self.record_anew(assigned).await {
             tracing::warn!(

@@ -223,6 +223,7 @@ fn scenarios() -> Vec<Scenario> {
         both streams::a_suspended_stream_goes_on_when_it_is_resumed,
         both streams::who_acknowledges_nothing_gets_no_more,
         both streams::what_the_next_owner_gets_is_not_given_back_as_well,
+        both streams::what_is_refused_while_its_queue_goes_is_given_back,
         both broadcast::every_member_gets_every_message,
         both broadcast::a_member_goes_on_from_its_file,
         both broadcast::what_fails_in_a_broadcast_does_not_hold_the_queue_up,

@@ -12,7 +12,7 @@ use rocketmq_common::{
     message::names::{dlq_topic, retry_topic},
 };
 use rocketmq_consumer::{Delivery, Error, Filter, MessageStream, PushConfig, StartAt};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 use tokio::time::{sleep, timeout};
 
 /// What the broker puts off for the first time comes again after 10 s from a real one.
@@ -173,6 +173,32 @@ pub(crate) async fn what_the_next_owner_gets_is_not_given_back_as_well(cluster: 
     sleep(A_WHILE).await;
     let given_back = cluster.stored(&retry_topic(&group)).await?;
     ensure!(given_back.is_empty(), "what is done was given back: {given_back:?}");
+    stream.consumer().shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn what_is_refused_while_its_queue_goes_is_given_back(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let config = PushConfig { revoke_timeout: SOON, ..first() };
+    let mut stream = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all()).stream().await?;
+    for body in ["refused", "done"] {
+        producer.send(Message::new(&topic, body)).await?;
+    }
+    let (refused, done) = (next(&mut stream, SOON).await?, next(&mut stream, SOON).await?);
+    let consumer = stream.consumer().clone();
+    // The queue is given up, which waits for these two, and taken once more.
+    let mut change = pin!(consumer.subscribe(&topic, Filter::all()));
+    ensure!(timeout(Duration::from_millis(500), &mut change).await.is_err(), "it did not wait");
+    let id = refused.message_id().into_owned();
+    refused.nack_with_level(1);
+    done.ack();
+    change.await?;
+    // Of the one that was done nothing comes, of the other one what was given back.
+    let again = next(&mut stream, FIRST_DELAY).await?;
+    ensure!(again.message_id() == id && again.reconsume_times() == 1, "{again:?} came");
+    again.ack();
+    cluster.expect_recorded(&group, &topic, 2).await?;
     stream.consumer().shutdown().await?;
     Ok(producer.shutdown().await?)
 }
