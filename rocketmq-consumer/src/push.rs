@@ -71,8 +71,8 @@ impl PushConsumer {
 
     /// Unsubscribes from a topic: waits for the messages in hand, up to [`revoke_timeout`](PushConfig::revoke_timeout),
     /// records how far the group is, and tells the brokers. Unknown topics are none of its business. Where a listener
-    /// awaits this its own message is one of those in hand: as nothing is recorded for it, it comes to whoever consumes the
-    /// topic next.
+    /// awaits this its own message is one of those in hand: unless it is consumed in order nothing is recorded for it, and
+    /// it comes to whoever consumes the topic next.
     ///
     /// # Errors
     /// [`Error::NoSubscription`] for the last topic: that is what [`shutdown`](Self::shutdown) is for;
