@@ -166,6 +166,10 @@ impl Member {
             ours.filter(|(assigned, _)| !assigned.is_revoked() && assigned.popped.is_none()).collect()
         };
         let moving: Vec<_> = ours.into_iter().map(|(assigned, offset)| Moving::begin(assigned, offset)).collect();
+        for Moving(assigned) in &moving {
+            let epoch = assigned.window().epoch();
+            self.dispatcher.keep_only(assigned, epoch);
+        }
         let none_in_hand = async {
             for Moving(assigned) in &moving {
                 assigned.wait_none_in_hand().await;
@@ -286,3 +290,35 @@ fn popped_info(assigned: &AssignedQueue) -> PopQueueInfo {
 
 const MIB: usize = 1024 * 1024;
 const MAX_DIRECT_CALLS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        PushConfig,
+        alone::{Alone, TOPIC, pulled},
+        listener::Listener,
+    };
+    use rocketmq_common::message::{DecodeLimits, decode_records};
+    use std::convert::Infallible;
+
+    #[tokio::test]
+    async fn what_waits_is_let_go_where_the_group_is_moved() {
+        let listener = Listener::one(false, |_| std::future::pending::<Result<(), Infallible>>());
+        let config = PushConfig { concurrency: 1, revoke_timeout: Duration::ZERO, ..PushConfig::default() };
+        let alone = Alone::start(listener, false, config).await.unwrap();
+        let (member, queue) = (&alone.member, alone.queue());
+        let records = decode_records(pulled(0, 3), &TOPIC.into(), &"broker-a".into(), DecodeLimits::default());
+        let messages: Vec<_> = records.map(Result::unwrap).collect();
+        member.queues().insert(queue.queue.clone(), queue.clone());
+        member.dispatcher.push(queue.clone(), 1, messages);
+        while queue.in_hand() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The listener is busy, so nobody takes what waits.
+        member.operators.resets().insert(queue.queue.clone(), 7);
+        member.go_on_as_told().await;
+        assert_eq!(queue.window().commit_offset(), Some(7));
+        assert_eq!(member.dispatcher.take_out(&queue).len(), 0);
+    }
+}

@@ -123,7 +123,8 @@ impl PullConsumer {
         self.handle.seek(queue, position).await
     }
 
-    /// Polls answer nothing from these queues until [`resume`](Self::resume), and no more is fetched from them.
+    /// Polls answer nothing from these queues until [`resume`](Self::resume), and no more is fetched from them. A queue that
+    /// goes to another member, or whose topic gets another filter, is not paused when it comes back.
     ///
     /// # Errors
     /// [`Error::NotAssigned`] for the first that is not: then all go on.
@@ -139,7 +140,8 @@ impl PullConsumer {
         self.handle.resume(queues)
     }
 
-    /// Fetches from these queues from now on, and no others. Those that stay go on where they are.
+    /// Fetches from these queues from now on, and no others. Those that stay go on where they are; of one that goes, what
+    /// the last poll answered counts as with [`unsubscribe`](Self::unsubscribe).
     ///
     /// # Errors
     /// [`Error::SubscribedAndAssigned`] where queues are shared out; [`Error::Client`] for a bad name;
@@ -152,7 +154,8 @@ impl PullConsumer {
     }
 
     /// Subscribes to a topic more, or to one with another filter, as
-    /// [`PushConsumer::subscribe`](crate::PushConsumer::subscribe).
+    /// [`PushConsumer::subscribe`](crate::PushConsumer::subscribe). Another filter gives the queues of the topic up, and takes
+    /// them again: see [`unsubscribe`](Self::unsubscribe).
     ///
     /// # Errors
     /// As there; [`Error::SubscribedAndAssigned`] where the user chooses the queues.
@@ -164,7 +167,10 @@ impl PullConsumer {
         self.member().subscribe(topic.into(), &filter).await
     }
 
-    /// Unsubscribes from a topic, as [`PushConsumer::unsubscribe`](crate::PushConsumer::unsubscribe).
+    /// Unsubscribes from a topic, as [`PushConsumer::unsubscribe`](crate::PushConsumer::unsubscribe). With
+    /// [`auto_commit`](crate::PullConfig::auto_commit), what the last poll answered from it is waited for, up to
+    /// [`revoke_timeout`](crate::PullConfig::revoke_timeout), and comes again unless another poll or a
+    /// [`commit`](Self::commit) says that it is done: call that before, where the task that polls awaits this.
     ///
     /// # Errors
     /// As there; [`Error::SubscribedAndAssigned`] where the user chooses the queues.

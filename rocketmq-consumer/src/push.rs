@@ -70,7 +70,9 @@ impl PushConsumer {
     }
 
     /// Unsubscribes from a topic: waits for the messages in hand, up to [`revoke_timeout`](PushConfig::revoke_timeout),
-    /// records how far the group is, and tells the brokers. Unknown topics are none of its business.
+    /// records how far the group is, and tells the brokers. Unknown topics are none of its business. Where a listener
+    /// awaits this its own message is one of those in hand: unless it is consumed in order nothing is recorded for it, and
+    /// it comes to whoever consumes the topic next.
     ///
     /// # Errors
     /// [`Error::NoSubscription`] for the last topic: that is what [`shutdown`](Self::shutdown) is for;
@@ -117,7 +119,9 @@ impl PushConsumer {
     }
 
     /// Fetches no more, waits for the listener calls under way, records the offsets, leaves the group and ends all
-    /// connections. Messages that were fetched and not begun come again.
+    /// connections. Messages that were fetched and not begun come again. Where a listener awaits this, it waits for itself:
+    /// its call is broken off after [`shutdown_timeout`](PushConfig::shutdown_timeout), and its message comes again. So
+    /// have a task of its own do it.
     ///
     /// # Errors
     /// [`Error::Unfinished`] where calls were still under way after

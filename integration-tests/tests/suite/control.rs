@@ -8,10 +8,11 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_consumer::{Error, Filter, PushConfig, StartAt, StoredMessage};
+use rocketmq_common::Message;
+use rocketmq_consumer::{Error, Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -205,6 +206,92 @@ pub(crate) async fn a_change_of_topics_that_is_dropped_half_way_holds(cluster: &
     sent.extend(send(&other).await?);
     inbox.has_each_once(sent.keys(), SOON).await?;
     consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+type Slot = Arc<Mutex<Option<PushConsumer>>>;
+
+fn lock(slot: &Slot) -> MutexGuard<'_, Option<PushConsumer>> {
+    slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// What a listener does with its own consumer, by the body of the message.
+async fn use_consumer(slot: &Slot, message: &StoredMessage) -> Result<(), String> {
+    let consumer = lock(slot).clone().ok_or("there is no consumer yet")?;
+    let done = match &message.body()[..] {
+        b"leave" => consumer.unsubscribe(message.topic()).await,
+        b"end" => consumer.shutdown().await,
+        _ => {
+            drop((lock(slot).take(), consumer));
+            std::future::pending().await
+        }
+    };
+    done.map_err(|error| error.to_string())
+}
+
+pub(crate) async fn a_listener_may_use_its_own_consumer(cluster: &Cluster) -> Result<()> {
+    for ordered in [false, true] {
+        use_from_within(cluster, ordered).await?;
+    }
+    Ok(())
+}
+
+async fn use_from_within(cluster: &Cluster, ordered: bool) -> Result<()> {
+    let (one, other, group) = (cluster.topic(1).await?, cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let start = async |inbox: &Inbox| {
+        let (slot, kept) = (Slot::default(), inbox.clone());
+        let used = slot.clone();
+        let listener = move |message: StoredMessage| {
+            let used = used.clone();
+            kept.keep(message.clone());
+            async move { use_consumer(&used, &message).await }
+        };
+        let shutdown_timeout = Duration::from_millis(500);
+        let config = PushConfig { shutdown_timeout, revoke_timeout: Duration::from_millis(100), ..first() };
+        let builder = cluster.consumer(&group).config(config);
+        let builder = builder.subscribe(&one, Filter::all()).subscribe(&other, Filter::all());
+        let builder = if ordered { builder.ordered_listener(listener) } else { builder.listener(listener) };
+        let consumer = builder.start().await?;
+        *lock(&slot) = Some(consumer.clone());
+        anyhow::Ok((consumer, slot))
+    };
+    let expect_again = async |ids: &[&String]| {
+        let next = Inbox::new();
+        let builder = cluster.consumer(&group).subscribe(&one, Filter::all()).subscribe(&other, Filter::all());
+        let listener = next.listener();
+        let builder = if ordered { builder.ordered_listener(listener) } else { builder.listener(listener) };
+        let consumer = builder.start().await?;
+        next.has_each_once(ids.iter().copied(), SOON).await?;
+        consumer.shutdown().await?;
+        anyhow::Ok(())
+    };
+    cluster.at("leaves its topic");
+    let (inbox, begun) = (Inbox::new(), Inbox::new());
+    let (consumer, slot) = start(&inbox).await?;
+    let leave = producer.send(Message::new(&one, "leave")).await?.message_id;
+    eventually(SOON, async || {
+        let queues = consumer.assigned_queues();
+        ensure!(inbox.len() == 1 && queues.iter().all(|queue| *queue.topic != *one), "{queues:?} are ours");
+        Ok(())
+    })
+    .await?;
+    cluster.at("ends itself");
+    let end = producer.send(Message::new(&other, "end")).await?.message_id;
+    inbox.has(2, SOON).await?;
+    let ended = consumer.shutdown().await;
+    ensure!(matches!(ended, Err(Error::Unfinished { messages: 1, .. })), "the shutdown came to {ended:?}");
+    lock(&slot).take();
+    // A queue that is consumed in order stays until the call has ended.
+    let again = if ordered { vec![&end] } else { vec![&leave, &end] };
+    expect_again(&again).await?;
+    if !ordered {
+        cluster.at("is dropped");
+        drop(start(&begun).await?);
+        let dropped = producer.send(Message::new(&one, "drop")).await?.message_id;
+        begun.has(1, SOON).await?;
+        expect_again(&[&dropped]).await?;
+    }
     Ok(producer.shutdown().await?)
 }
 

@@ -202,6 +202,7 @@ fn scenarios() -> Vec<Scenario> {
         both outcomes::a_listener_can_give_a_message_up_at_once,
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
+        both control::a_listener_may_use_its_own_consumer,
         both runtimes::more_calls_may_be_wanted_from_anywhere,
         both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
         both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
