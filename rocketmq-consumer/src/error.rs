@@ -28,7 +28,7 @@ pub enum Error {
         /// What the broker says.
         source: rocketmq_common::Error,
     },
-    /// The topic is subscribed to twice, with different filters.
+    /// The topic is subscribed to twice, with different filters; a group subscribes to all of its retry topic by itself.
     #[error("two subscriptions to topic {topic} clash")]
     Clash {
         /// The topic.

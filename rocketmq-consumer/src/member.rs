@@ -15,13 +15,14 @@ use crate::{
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     statistics::{Meters, sample},
-    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
+    subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
     unrecorded::Unrecorded,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
     Client, Ending, MessageQueue, StoredMessage,
+    message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
     remote::Deadline,
 };
@@ -231,8 +232,11 @@ impl Member {
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let new = one_more(&self.client, &self.group, topic, filter).await?;
+        let new = one_more(&self.client, &self.group, topic.clone(), filter).await?;
         self.change_subscriptions(|subscriptions| {
+            if self.has_retries() && clash(&retry_topic(&self.group), subscriptions, &new) {
+                return Err(Error::Clash { topic });
+            }
             renew(subscriptions, new);
             Ok(())
         })
@@ -242,6 +246,10 @@ impl Member {
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic: Arc<str> = self.client.namespace().wrap(topic).into();
         self.change_subscriptions(|subscriptions| {
+            // Nobody subscribed to that: it is how what has failed comes again.
+            if self.has_retries() && *topic == *retry_topic(&self.group) {
+                return Ok(());
+            }
             remove(subscriptions, &topic)?;
             subscriptions.remove(&self.pop_retry_topic(&topic));
             Ok(())
@@ -317,6 +325,11 @@ impl Member {
 
     pub(crate) fn is_ordered(&self) -> bool {
         self.listener.as_ref().is_some_and(|listener| listener.is_ordered)
+    }
+
+    /// Whether what has failed comes again by the retry topic of the group.
+    fn has_retries(&self) -> bool {
+        !self.is_broadcast && self.polling.is_none()
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.

@@ -28,9 +28,13 @@ pub(crate) fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<Subscri
             _ => parsed.insert(topic.into(), Arc::new(data)),
         };
     }
-    let retry_topic = retry_topic(group);
+    let retry_topic: Arc<str> = retry_topic(group).into();
     if let Ok(data) = Filter::all().subscription(&retry_topic, version_ms) {
-        parsed.insert(retry_topic.into(), Arc::new(data));
+        let all = Subscriptions::from([(retry_topic.clone(), Arc::new(data))]);
+        if clash(&retry_topic, &all, &parsed) {
+            return Err(Error::Clash { topic: retry_topic.to_string() });
+        }
+        parsed.extend(all);
     }
     Ok(parsed)
 }
@@ -94,6 +98,14 @@ pub(crate) async fn one_more(
     Ok(new)
 }
 
+/// Whether two subscriptions to a topic say different things of it.
+pub(crate) fn clash(topic: &str, known: &Subscriptions, new: &Subscriptions) -> bool {
+    let differ = |known: &SubscriptionData, new: &SubscriptionData| {
+        SubscriptionData { sub_version: known.sub_version, ..new.clone() } != *known
+    };
+    known.get(topic).zip(new.get(topic)).is_some_and(|(known, new)| differ(known, new))
+}
+
 /// Adds subscriptions, or puts them in the place of those to the same topics.
 pub(crate) fn renew(subscriptions: &mut Subscriptions, new: Subscriptions) {
     for (topic, mut data) in new {
@@ -153,5 +165,12 @@ mod tests {
         assert!(matches!(twice("a", "b"), Err(Error::Clash { .. })));
         assert!(twice("a", "a").is_ok());
         assert!(matches!(parse("g", vec![]), Err(Error::NoSubscription)));
+    }
+
+    #[test]
+    fn all_that_failed_comes_again() {
+        let with_retry_topic = |filter| parse("g", vec![("t".into(), Filter::all()), ("%RETRY%g".into(), filter)]);
+        assert!(matches!(with_retry_topic(Filter::tags("a")), Err(Error::Clash { .. })));
+        assert!(with_retry_topic(Filter::all()).is_ok());
     }
 }

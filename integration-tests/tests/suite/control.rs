@@ -8,7 +8,7 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::Message;
+use rocketmq_common::{Message, message::names::retry_topic};
 use rocketmq_consumer::{Error, Filter, PushConfig, PushConsumer, StartAt, StoredMessage};
 use std::{
     sync::{
@@ -161,6 +161,17 @@ async fn come_and_go(cluster: &Cluster, ordered: bool) -> Result<()> {
     sleep(A_WHILE).await;
     inbox.has_each_once(&expected, SOON).await?;
     ensure!(matches!(consumer.unsubscribe(&other).await, Err(Error::NoSubscription)), "the last topic may not go");
+    // How what has failed comes again is not the user's to change.
+    let retry_topic = retry_topic(&group);
+    consumer.unsubscribe(&retry_topic).await?;
+    eventually(SOON, async || {
+        let queues = consumer.assigned_queues();
+        ensure!(queues.iter().any(|queue| *queue.topic == *retry_topic), "ours are {queues:?}");
+        Ok(())
+    })
+    .await?;
+    let narrowed = consumer.subscribe(&retry_topic, Filter::tags("eu")).await;
+    ensure!(matches!(narrowed, Err(Error::Clash { .. })), "the retry topic has a filter: {narrowed:?}");
     consumer.shutdown().await?;
     ensure!(matches!(consumer.subscribe(&one, Filter::all()).await, Err(Error::ShutDown)), "subscribed after the end");
 
