@@ -48,10 +48,7 @@ impl Member {
         let mut consuming = pin!(self.listen(seen));
         let (failed, given_back) = match within(self.config.consume_timeout, consuming.as_mut()).await {
             Some(failed) => (failed, false),
-            None => {
-                let given_back = give_back.await;
-                (consuming.await, given_back)
-            }
+            None => tokio::join!(consuming, give_back),
         };
         self.called(queue, messages, watch, began, failed, given_back)
     }

@@ -7,6 +7,7 @@ use crate::{
 use rocketmq_common::message::{DecodeLimits, decode_records};
 use std::convert::Infallible;
 use tokio::{
+    sync::Semaphore,
     task,
     time::{self, Instant},
 };
@@ -63,6 +64,33 @@ async fn a_call_beyond_the_limit_lets_the_queue_go_on() {
     let (held_up, calls) = five_minutes(PushConfig { consume_timeout: limit, ..PushConfig::default() }).await;
     assert_eq!(calls, 1);
     assert!((limit..limit + Duration::from_secs(2)).contains(&held_up), "{held_up:?}");
+}
+
+#[tokio::test]
+async fn a_call_beyond_the_limit_goes_on_while_its_messages_are_given_back() {
+    let limit = Duration::from_secs(60);
+    let over = Arc::new(Semaphore::new(0));
+    let end = over.clone();
+    let listener = Listener::one(false, move |_| {
+        let end = end.clone();
+        async move {
+            sleep(2 * limit).await;
+            end.add_permits(1);
+            Ok::<_, Infallible>(())
+        }
+    });
+    let config = PushConfig { consume_timeout: limit, ..PushConfig::default() };
+    let alone = Alone::start(listener, false, config).await.unwrap();
+    let queue = alone.queue();
+    time::pause();
+    let records =
+        decode_records(alone::pulled(0, 1), &alone::TOPIC.into(), &"broker-a".into(), DecodeLimits::default());
+    let messages: Vec<_> = records.map(Result::unwrap).collect();
+    // A broker that is slower than the call.
+    let giving_back = async { over.acquire().await.is_ok() };
+    let call = alone.member.call_within_time(&queue, &messages, giving_back);
+    let called = time::timeout(10 * limit, call).await;
+    assert!(matches!(called, Ok(Called::GivenBack)), "{called:?}");
 }
 
 #[tokio::test]
