@@ -7,19 +7,21 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientConfig {
-    /// Longest time for one request that is not a send or a pull: routes, offsets, members, heartbeats. Default 3 s.
+    /// Longest time for one request that is not a send or a pull: routes, offsets, members, heartbeats. At least
+    /// 1 ms; default 3 s.
     pub request_timeout: Duration,
-    /// How often the routes in use are fetched anew. Default 30 s.
+    /// How often the routes in use are fetched anew, at least 10 ms. Default 30 s.
     pub route_refresh_interval: Duration,
-    /// How often brokers are told that this client lives. Default 30 s; they forget a client after 120 s.
+    /// How often brokers are told that this client lives, at least 10 ms. Default 30 s; they forget a client after 120 s.
     pub heartbeat_interval: Duration,
     /// How long a name server may leave a look-up unanswered before the next one is asked too. Default 500 ms.
     pub name_server_patience: Duration,
     /// How often a [resolver](crate::resolver) is asked for the addresses of the name servers anew; the first time
-    /// after 10 s at the latest. Default 120 s, as in Java.
+    /// after 10 s at the latest. At least 10 ms; default 120 s, as in Java.
     pub name_server_refresh_interval: Duration,
     /// The part of the client id after the `@`. Default: one that is unique in the world, made of the process id and a
-    /// random number. Two clients with the same id in a group lose messages, so set it only with care.
+    /// random number. Two clients with the same id in a group lose messages, so set it only with care. This and the other
+    /// names have 1 to 255 bytes, and no control characters.
     pub instance_name: Option<String>,
     /// The unit this client belongs to: the last part of the client id, `<ip>@<instance>@<unit>`. Default none. The
     /// unit of an [`HttpEndpoint`](crate::resolver::HttpEndpoint) is told to that.

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Where a group begins in a queue in which it has recorded no offset yet.
+/// Where a group begins in a queue in which it has recorded no offset yet. In its retry topic it begins with the first
+/// message, or, with a moment, at the end, as with Java.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartAt {
     /// At the end: only messages that come from now on. A broker still gives a new group the whole of a queue whose
@@ -48,28 +49,29 @@ impl StartAt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
-    /// Most listener calls at once. Default 20. [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it
+    /// Most listener calls at once, 1 to 100000. Default 20. [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it
     /// later.
     pub concurrency: usize,
     /// Most messages a call of a [`batch_listener`](crate::PushConsumerBuilder::batch_listener), 1 to 1024. They are of
     /// one queue and of one pull. Default 1.
     pub consume_batch: usize,
     /// How long a call of a concurrent listener may take before its messages are given back, to come again later, and
-    /// no longer hold the offset of their queue up. The call itself goes on. Default 15 min.
+    /// no longer hold the offset of their queue up. The call itself goes on. Above 0; default 15 min.
     pub consume_timeout: Duration,
     /// How long a queue that is consumed in order waits after a failure. Default 1 s.
     pub suspend_time: Duration,
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
     pub start_at: StartAt,
-    /// How often a message that failed comes again before it goes to the dead letter queue; 0 sends it there at once.
+    /// How often a message that failed comes again before it goes to the dead letter queue, 0 or more; 0 sends it there at
+    /// once.
     /// Default: 16 times to a concurrent listener, to an ordered one without end.
     pub max_reconsume_times: Option<i32>,
-    /// Most messages of one queue fetched and not done. Default 1000.
+    /// Most messages of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 1000.
     pub max_messages_per_queue: usize,
-    /// Most body bytes of one queue fetched and not done. Default 100 MiB.
+    /// Most body bytes of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 100 MiB.
     pub max_bytes_per_queue: usize,
     /// Greatest distance between the first and the last offset of one queue fetched and not done: how far the others
-    /// may run ahead of one slow message. Default 2000.
+    /// may run ahead of one slow message. 1 or more; the last pull may go beyond. Default 2000.
     pub max_span_per_queue: i64,
     /// Most messages of one topic fetched by this member and not done: its queues share the number, so that it stays the
     /// same when queues come and go. Counts beside [`max_messages_per_queue`](Self::max_messages_per_queue). Default: no
@@ -87,11 +89,11 @@ pub struct PushConfig {
     /// Most messages asked for in one pop, 1 to 32; where brokers have the group
     /// [pop](crate::PushConsumerBuilder::allocate_by_broker). Of one queue no more than 96 are then popped ahead. Default 32.
     pub pop_batch: i32,
-    /// How long a broker may hold a pull while there is no message. Default 15 s.
+    /// How long a broker may hold a pull while there is no message, 1 ms to 10 min. Default 15 s.
     pub long_poll: Duration,
-    /// How often offsets are recorded. Default 1 s. They are also recorded when a queue is given up, and at the end.
+    /// How often offsets are recorded. Above 0; default 1 s. They are also recorded when a queue is given up, and at the end.
     pub commit_interval: Duration,
-    /// How often the queues are shared out anew even if nothing was heard. Default 20 s.
+    /// How often the queues are shared out anew even if nothing was heard. Above 0; default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
     /// twice. Default 1 s.

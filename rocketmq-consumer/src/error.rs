@@ -5,7 +5,7 @@ use rocketmq_common::{
 };
 use std::sync::Arc;
 
-/// Why a consumer did not start, or did not end well.
+/// Why a consumer did not start, did not do what was asked of it, or did not end well.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

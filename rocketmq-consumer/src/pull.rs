@@ -198,8 +198,8 @@ impl PullConsumer {
         Ok(route.read_queues().iter().map(|queue| namespace.strip_queue(queue.clone())).collect())
     }
 
-    /// Pulls once, beside the polls: up to `max` messages of any queue from an offset on, waiting up to `wait` where
-    /// there is none. It changes no position and records nothing. A subscription to the topic filters.
+    /// Pulls once, beside the polls: up to `max` messages (1 to 1024) of any queue from an offset on, which the broker holds
+    /// up to `wait` where there is none. It changes no position and records nothing. A subscription to the topic filters.
     ///
     /// The master is asked, or the replica that it suggested the last time. Where the one that was asked cannot be
     /// reached, that is an error, and the next pull asks another one.
@@ -219,7 +219,8 @@ impl PullConsumer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Client`], with the broker's code where it refuses; [`Error::ShutDown`].
+    /// [`Error::Client`] for an offset below 0 or another `max`, with the broker's code where it refuses, and where it does
+    /// not answer within `wait`, [`request_timeout`](crate::ClientConfig::request_timeout) and 5 s; [`Error::ShutDown`].
     ///
     /// # Cancel safety
     /// A future that is dropped leaves nothing behind.

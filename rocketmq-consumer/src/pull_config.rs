@@ -15,7 +15,8 @@ pub enum Position {
     Begin,
     /// At the end: only messages that come from now on.
     End,
-    /// At the first message stored at or after a moment; at the end where all are older.
+    /// At the first message stored at or after a moment; at the end where all are older. Brokers of 4.9 tell the message
+    /// that is closest instead.
     Timestamp(SystemTime),
 }
 
