@@ -22,7 +22,7 @@ pub(crate) enum Use {
     Pair,
     /// Needs a broker that names pop retry topics in the newer way; has it together with others.
     RetryV2,
-    /// Needs a broker that soon removes what it has stored; has it together with others.
+    /// Needs a broker that soon removes what it has stored, and has it to itself: what others store drives its own out.
     Forgetful,
     /// Stops one of two brokers, and so has them to itself.
     Changing,
@@ -71,6 +71,8 @@ pub(crate) struct RealClusters {
     replicated: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
+    /// Held by the one scenario that has the broker to itself which removes things.
+    forgetting: Mutex<()>,
     /// Held by the one scenario that has a cluster of several brokers or replicas to itself.
     one_of_several: Mutex<()>,
 }
@@ -85,8 +87,9 @@ impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
         let _alone = match real {
-            Use::Shared | Use::Pair | Use::RetryV2 | Use::Forgetful => None,
+            Use::Shared | Use::Pair | Use::RetryV2 => None,
             Use::Alone => Some(locked(&self.alone)),
+            Use::Forgetful => Some(locked(&self.forgetting)),
             Use::Changing | Use::Replicated => Some(locked(&self.one_of_several)),
         };
         let slot = match real {
