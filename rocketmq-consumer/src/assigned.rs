@@ -37,6 +37,7 @@ pub(crate) struct AssignedQueue {
     room: Notify,
     waits_for_room: AtomicBool,
     revoked: AtomicBool,
+    /// Nobody waits any more for what is in hand.
     handed_over: AtomicBool,
     /// Ends the tasks of this queue; the end of the consumer does, too.
     ended: CancellationToken,
@@ -221,7 +222,7 @@ impl AssignedQueue {
         self.revoked.load(Ordering::SeqCst)
     }
 
-    /// Nobody waits any more for what is in hand: the offset that is recorded now is the last one.
+    /// The offset that is recorded now is the last one: what fails from here on must not come from the broker as well.
     pub(crate) fn hand_over(&self) {
         self.handed_over.store(true, Ordering::SeqCst);
     }

@@ -49,8 +49,8 @@ impl StartAt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
-    /// Most listener calls at once, 1 to 100000. Default 20. [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it
-    /// later.
+    /// Most listener calls at once, 1 to 100000. Default 20.
+    /// [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it later.
     pub concurrency: usize,
     /// Most messages a call of a [`batch_listener`](crate::PushConsumerBuilder::batch_listener), 1 to 1024. They are of
     /// one queue and of one pull. Default 1.
@@ -63,8 +63,7 @@ pub struct PushConfig {
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
     pub start_at: StartAt,
     /// How often a message that failed comes again before it goes to the dead letter queue, 0 or more; 0 sends it there at
-    /// once.
-    /// Default: 16 times to a concurrent listener, to an ordered one without end.
+    /// once. Default: 16 times to a concurrent listener, to an ordered one without end.
     pub max_reconsume_times: Option<i32>,
     /// Most messages of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 1000.
     pub max_messages_per_queue: usize,
