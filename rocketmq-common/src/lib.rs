@@ -23,6 +23,7 @@ pub mod random;
 pub mod resolver;
 mod retry;
 mod route;
+mod tasks;
 mod ticks;
 mod unwind;
 

@@ -260,6 +260,12 @@ impl Connection {
             || self.close_cause().is_some()
     }
 
+    /// Whether calls have timed out, and the peer has sent nothing since they were made: it may be frozen. What does not
+    /// need an answer is not worth waiting for then.
+    pub fn is_unresponsive(&self) -> bool {
+        self.0.shared.unresponsive.load(Ordering::Relaxed)
+    }
+
     /// Resolves once the connection has ended.
     pub async fn ended(&self) {
         self.0.shared.ended.cancelled().await;

@@ -25,6 +25,7 @@ mod control;
 mod corrections;
 mod delayed;
 mod filters;
+mod frozen;
 mod group;
 mod interceptors;
 mod interop;
@@ -342,6 +343,10 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        changing frozen::sends_do_not_wait_for_a_frozen_broker,
+        both name_server::one_that_knows_nothing_yet_is_not_believed,
+        embedded name_server::sends_to_a_missing_topic_do_not_storm_it,
+        both name_server::a_broker_in_its_place_is_told_as_such,
     ]
 }
 

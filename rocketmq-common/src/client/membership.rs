@@ -3,14 +3,13 @@
 use super::{
     Client, Shared, TransactionCheck,
     members::{Group, Leaving},
-    until_stopped,
 };
 use crate::{
     Error,
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
-use rocketmq_remote::{Connection, Deadline, Json};
-use std::sync::Arc;
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
@@ -49,7 +48,9 @@ impl Client {
     /// # Cancel safety
     /// A heartbeat that has begun goes on by itself.
     pub async fn heartbeat(&self) {
-        self.shared().heartbeat().await;
+        let shared = self.shared().clone();
+        // A caller that waits for its turn and is not polled would hold up every later heartbeat.
+        let _ = self.shared().tasks.spawn(async move { shared.heartbeat().await }).await;
     }
 
     /// Asks for a heartbeat soon, without waiting for it.
@@ -97,8 +98,7 @@ impl Shared {
     /// Has the brokers told which groups were left, on a task that ends with the client.
     fn tell_left(self: &Arc<Self>) -> JoinHandle<()> {
         let shared = self.clone();
-        let telling = async move { shared.unregister_left().await };
-        self.tasks.spawn_on(until_stopped(self.stopped.clone(), telling), &self.runtime)
+        self.tasks.spawn(async move { shared.unregister_left().await })
     }
 
     async fn unregister_left(self: &Arc<Self>) {
@@ -133,7 +133,12 @@ impl Shared {
             Group::Consumers(name) => (None, Some(name)),
         };
         let request = UnregisterClient { client_id: self.id.clone(), producer_group, consumer_group };
-        if let Err(error) = connection.call(&request, (), Deadline::after(self.config.request_timeout)).await {
+        let mut deadline = Deadline::after(self.config.request_timeout);
+        if connection.is_unresponsive() {
+            // A shutdown does not wait for a broker that is frozen.
+            deadline = deadline.at_most(UNRESPONSIVE_TIMEOUT);
+        }
+        if let Err(error) = connection.call(&request, (), deadline).await {
             // The broker forgets us when the connection closes.
             tracing::debug!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "not unregistered");
         }
@@ -152,8 +157,7 @@ impl Shared {
         for addr in self.routes.addresses(self.members.has_consumers()) {
             let shared = self.clone();
             // Not broken off with the caller: nobody would know what the broker made of it.
-            let beat = until_stopped(self.stopped.clone(), async move { shared.beat_at(&addr).await });
-            beating.push(self.tasks.spawn(beat));
+            beating.push(self.tasks.spawn(async move { shared.beat_at(&addr).await }));
         }
         for beat in beating {
             let _ = beat.await;
@@ -163,7 +167,10 @@ impl Shared {
     async fn beat_at(self: &Arc<Self>, addr: &Arc<str>) {
         match self.broker(addr, Deadline::after(self.config.request_timeout)).await {
             Ok(connection) => {
-                let gone = self.send_heartbeat(&connection).await;
+                let (gone, answer) = self.send_heartbeat(&connection).await;
+                if let Err(error) = answer {
+                    tracing::warn!(%addr, error = &error as &dyn std::error::Error, "heartbeat failed");
+                }
                 if self.members.leave_again(gone) {
                     drop(self.tell_left());
                 }
@@ -175,16 +182,31 @@ impl Shared {
     }
 
     /// Tells a broker on a fresh connection, which nobody else has yet, who we are.
-    pub(super) async fn introduce(&self, connection: &Connection) {
-        for gone in self.send_heartbeat(connection).await {
+    ///
+    /// # Errors
+    /// Where the broker does not answer: it is frozen, say, and its kernel accepts connections all the same. A refusal is
+    /// an answer.
+    pub(super) async fn introduce(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let (gone, answer) = self.send_heartbeat(connection).await;
+        match answer {
+            Ok(()) => {}
+            Err(RemoteError::TimedOut { addr, .. }) => return Err(RemoteError::NotReady { addr }),
+            Err(error @ RemoteError::Closed { .. }) => return Err(error),
+            Err(error) => {
+                let addr = connection.addr();
+                tracing::warn!(%addr, error = &error as &dyn std::error::Error, "first heartbeat failed");
+            }
+        }
+        for gone in gone {
             self.unregister_at(connection, gone).await;
         }
+        Ok(())
     }
 
     /// Answers the groups it named that have been left meanwhile: the broker may have heard that first.
-    async fn send_heartbeat(&self, connection: &Connection) -> Vec<Group> {
+    async fn send_heartbeat(&self, connection: &Connection) -> (Vec<Group>, Result<(), RemoteError>) {
         if self.members.is_empty() {
-            return Vec::new();
+            return (Vec::new(), Ok(()));
         }
         let (producer_data_set, consumer_data_set) = self.members.heartbeat_data();
         let producers = producer_data_set.iter().map(|data| Group::Producers(data.group_name.as_str().into()));
@@ -197,9 +219,10 @@ impl Shared {
             ..HeartbeatData::default()
         };
         let deadline = Deadline::after(self.config.request_timeout);
-        if let Err(error) = connection.call(&Heartbeat {}, Json(data), deadline).await {
-            tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
-        }
-        self.members.left_since(named)
+        let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
+        (self.members.left_since(named), answer)
     }
 }
+
+/// How long a broker gets that has left earlier calls unanswered.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_millis(300);
