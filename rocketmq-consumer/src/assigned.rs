@@ -5,6 +5,7 @@ use crate::{
     process_queue::{Limits, ProcessQueue},
     statistics::QueueMeter,
     suspension::Suspension,
+    undecodable::is_alone,
 };
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
 use std::{
@@ -414,12 +415,19 @@ impl Order {
         }
     }
 
-    /// Up to `max` messages of this epoch; those of earlier ones are dropped.
+    /// Up to `max` messages of this epoch; those of earlier ones are dropped. One that cannot be decoded comes alone.
     pub(crate) fn take(&self, epoch: u32, max: usize) -> Vec<StoredMessage> {
         let mut waiting = self.waiting();
         let mut taken = Vec::with_capacity(max.min(waiting.len()));
         while taken.len() < max {
             match waiting.pop_front() {
+                Some(next) if next.epoch == epoch && is_alone(&next.message) => {
+                    match taken.is_empty() {
+                        true => taken.push(next.message),
+                        false => waiting.push_front(next),
+                    }
+                    break;
+                }
                 Some(next) if next.epoch == epoch => taken.push(next.message),
                 Some(next) if next.epoch > epoch => {
                     waiting.push_front(next);

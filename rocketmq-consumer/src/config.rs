@@ -67,8 +67,12 @@ pub struct PushConfig {
     pub max_reconsume_times: Option<i32>,
     /// Most messages of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 1000.
     pub max_messages_per_queue: usize,
-    /// Most body bytes of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 100 MiB.
+    /// Most body bytes of one queue fetched and not done, 1 or more; the last pull may go beyond. Compressed bodies are
+    /// decompressed as far as there is room for them, and one at least. Default 100 MiB.
     pub max_bytes_per_queue: usize,
+    /// Most bytes of a body after it is decompressed, 1 or more: a message with a larger one counts as one that cannot be
+    /// decoded, which fails and is sent back to the broker. Default 64 MiB.
+    pub max_body_bytes: usize,
     /// Greatest distance between the first and the last offset of one queue fetched and not done: how far the others
     /// may run ahead of one slow message. 1 or more; the last pull may go beyond. Default 2000.
     pub max_span_per_queue: i64,
@@ -117,6 +121,7 @@ impl Default for PushConfig {
             max_reconsume_times: None,
             max_messages_per_queue: 1000,
             max_bytes_per_queue: 100 * 1024 * 1024,
+            max_body_bytes: 64 * 1024 * 1024,
             max_span_per_queue: 2000,
             max_messages_per_topic: None,
             max_bytes_per_topic: None,
@@ -154,6 +159,7 @@ impl PushConfig {
         check(self.max_reconsume_times.is_none_or(|times| times >= 0), "max_reconsume_times", "is below 0")?;
         check(self.max_messages_per_queue > 0, "max_messages_per_queue", "is 0")?;
         check(self.max_bytes_per_queue > 0, "max_bytes_per_queue", "is 0")?;
+        check(self.max_body_bytes > 0, "max_body_bytes", "is 0")?;
         check(self.max_span_per_queue > 0, "max_span_per_queue", "is not above 0")?;
         check(self.max_messages_per_topic != Some(0), "max_messages_per_topic", "is 0")?;
         check(self.max_bytes_per_topic != Some(0), "max_bytes_per_topic", "is 0")?;

@@ -1,22 +1,19 @@
 use crate::{
     StartAt,
     assigned::{AssignedQueue, Place},
+    decode::PulledRecords,
     member::Member,
     pull_from::pull_from,
     source::Source,
-    subscription::wants,
 };
 use rocketmq_common::{
-    Backoff, Error, MessageQueue, StoredMessage,
-    message::{DecodeLimits, decode_records, names::is_retry_topic},
+    Backoff, Error, MessageQueue,
+    message::names::is_retry_topic,
     protocol::{ExpressionType, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Sleep, sleep};
 
 /// Fetches the messages of one queue until it is revoked.
@@ -33,6 +30,9 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
     let mut place = begin(member, assigned, None).await;
     let mut source = Source::default();
     let (mut failures, mut fruitless) = (0, 0u32);
+    // Of the last pull, where its bodies did not all have room, and whether the next is for one message only.
+    let mut left: Option<(Place, PulledRecords)> = None;
+    let mut is_cut = false;
     loop {
         tokio::select! {
             biased;
@@ -47,10 +47,15 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             () = ready(member, assigned) => {}
         }
         place = assigned.fetch_on_at(place);
+        if let Some((_, records)) = left.take().filter(|(of, _)| *of == place) {
+            (place, left) = deliver(member, assigned, place, records).await;
+            continue;
+        }
+        let max_messages = if is_cut { 1 } else { member.config.pull_batch };
         let began = assigned.meter.pulling();
         let answer = tokio::select! {
             biased;
-            answer = pull(member, assigned, place.next, &mut source) => answer,
+            answer = pull(member, assigned, place.next, max_messages, &mut source) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
             () = assigned.moved() => continue,
@@ -61,7 +66,18 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             Ok(answer) => {
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
-                place = take(member, assigned, place, began, answer).await;
+                is_cut = false;
+                match answer.code {
+                    ResponseCode::SUCCESS => {
+                        let (queue, subscription) = (&assigned.queue, &assigned.subscription);
+                        assigned.meter.ends_at(answer.header.max_offset);
+                        let records = PulledRecords::read(queue, subscription, place.next, max_messages, &answer);
+                        assigned.meter.pulled(began, records.len());
+                        is_cut = records.is_cut;
+                        (place, left) = deliver(member, assigned, place, records).await;
+                    }
+                    _ => place = take_empty(member, assigned, place, answer).await,
+                }
                 // One is as it should be: an offset that is corrected, a replica that sends us to the master.
                 if fruitless > 1 {
                     sleep(BACKOFF.wait(fruitless - 1, random_u64())).await;
@@ -175,6 +191,7 @@ async fn pull(
     member: &Member,
     assigned: &AssignedQueue,
     offset: i64,
+    max_messages: i32,
     source: &mut Source,
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
@@ -187,7 +204,7 @@ async fn pull(
         topic: queue.topic.clone(),
         queue_id: queue.queue_id,
         queue_offset: offset,
-        max_messages: member.config.pull_batch,
+        max_messages,
         // The group's offset does not go along with a pull: brokers serve pulls and offset updates on different
         // threads, so it could overtake, and undo, the last one that is recorded at a shutdown.
         sys_flag: PullSysFlag::SUSPEND,
@@ -218,27 +235,24 @@ pub(crate) fn tell_filter(request: &mut PullMessage, subscription: &Subscription
     }
 }
 
-/// Takes in what a pull brought; answers where to pull on. What was asked for by an earlier window does not count.
-async fn take(
+/// Takes in an answer without messages; returns where to pull on.
+async fn take_empty(
     member: &Arc<Member>,
     assigned: &Arc<AssignedQueue>,
     place: Place,
-    began: Instant,
     answer: Answer<PullResult>,
 ) -> Place {
     let next = answer.header.next_begin_offset;
     assigned.meter.ends_at(answer.header.max_offset);
-    match answer.code {
-        ResponseCode::SUCCESS => deliver(member, assigned, place, began, &answer),
-        ResponseCode::PULL_OFFSET_MOVED => return go_on_elsewhere(member, assigned, place, &answer.header).await,
-        // Nothing new, or nothing that matches.
-        _ => {
-            let mut window = assigned.window();
-            if window.epoch() == place.epoch {
-                window.advance(next);
-            }
-        }
+    if answer.code == ResponseCode::PULL_OFFSET_MOVED {
+        return go_on_elsewhere(member, assigned, place, &answer.header).await;
     }
+    // Nothing new, or nothing that matches.
+    let mut window = assigned.window();
+    if window.epoch() == place.epoch {
+        window.advance(next);
+    }
+    drop(window);
     assigned.fetch_on_at(Place { next, ..place })
 }
 
@@ -276,55 +290,32 @@ async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place
     assigned.fetch_on_at(place)
 }
 
-fn deliver(
+/// Hands out messages as far as there is room for their bodies. Returns where to fetch on, and the messages for which there
+/// was no room, with the place where they go on. What was asked for by an earlier window does not count.
+async fn deliver(
     member: &Arc<Member>,
     assigned: &Arc<AssignedQueue>,
     place: Place,
-    began: Instant,
-    answer: &Answer<PullResult>,
-) {
-    let mut messages = wanted_of(member, &assigned.queue, &assigned.subscription, answer);
-    assigned.meter.pulled(began, messages.len());
+    mut records: PulledRecords,
+) -> (Place, Option<(Place, PulledRecords)>) {
+    let room = assigned.window().byte_room();
+    let mut messages = records.take_within(room, member.config.max_body_bytes).await;
+    messages.retain(|message| message.decode_error().is_some() || member.passes_filter(message));
+    let next = records.next_offset();
     let mut window = assigned.window();
     if window.epoch() != place.epoch {
-        return;
+        drop(window);
+        return (assigned.fetch_on_at(place), None);
     }
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
-    window.advance(answer.header.next_begin_offset);
+    window.advance(next);
     drop(window);
     match &assigned.order {
         Some(order) => order.push(place.epoch, messages),
         None => member.dispatcher.push(assigned.clone(), place.epoch, messages),
     }
-}
-
-/// The messages in the answer to a pull that both filters let pass.
-pub(crate) fn wanted_of(
-    member: &Member,
-    queue: &MessageQueue,
-    subscription: &SubscriptionData,
-    answer: &Answer<PullResult>,
-) -> Vec<StoredMessage> {
-    let mut messages = Vec::with_capacity(usize::try_from(member.config.pull_batch).unwrap_or_default().min(64));
-    let body = answer.body.clone();
-    for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
-        match record {
-            Ok(mut message) => {
-                if let Some(delta) = answer.header.offset_delta {
-                    message.add_offset(delta);
-                }
-                message.set_queue_id(queue.queue_id);
-                if wants(subscription, &message) && member.passes_filter(&message) {
-                    messages.push(message);
-                }
-            }
-            Err(corrupt) => tracing::error!(
-                group = %member.group, %queue, error = &corrupt as &dyn std::error::Error,
-                "a message is corrupt and is passed over"
-            ),
-        }
-    }
-    messages
+    let place = Place { next, ..place };
+    (assigned.fetch_on_at(place), (records.len() > 0).then_some((place, records)))
 }
 
 /// Where to begin in a queue.

@@ -29,6 +29,7 @@ mod assignment_change;
 mod builder;
 mod call;
 mod config;
+mod decode;
 mod dispatch;
 mod error;
 mod fetch;
@@ -77,6 +78,7 @@ mod subscriptions;
 mod suspension;
 mod told;
 mod topic_watch;
+mod undecodable;
 mod unrecorded;
 mod wiring;
 
@@ -100,6 +102,7 @@ pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
     ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    message::{CorruptCause, CorruptRecord},
     pop::{HandleError, PopInfoError},
     resolver,
 };

@@ -62,6 +62,10 @@ impl Listener {
 
 /// What one call is given, as the user sees it.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart once a call, for which a box would be an allocation"
+)]
 pub(crate) enum Seen {
     One(StoredMessage),
     Many(Vec<StoredMessage>),

@@ -389,6 +389,11 @@ impl Member {
         self.suspension.wait(true).await;
     }
 
+    /// Whether there is a filter of the user's own.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Whether the user's own filter lets a message pass.
     pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
         let Some(FilterHook(filter)) = &self.filter else { return true };

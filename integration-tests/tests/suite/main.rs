@@ -66,6 +66,7 @@ mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
+mod undecodable;
 mod vip;
 
 use libtest_mimic::Arguments;
@@ -342,6 +343,18 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        embedded undecodable::a_damaged_message_is_a_dead_letter_and_the_others_are_consumed,
+        embedded undecodable::a_damaged_message_is_unfinished_until_a_broker_takes_it,
+        embedded undecodable::a_damaged_message_is_retried_as_one_that_failed,
+        embedded undecodable::ordered_and_batch_listeners_get_the_others_in_order,
+        embedded undecodable::a_stream_passes_over_what_cannot_be_decoded,
+        embedded undecodable::a_broadcast_member_counts_it_as_failed_and_goes_on,
+        embedded undecodable::a_poll_does_not_pass_it_before_it_is_skipped,
+        embedded undecodable::a_single_pull_ends_before_it,
+        embedded undecodable::a_popped_one_is_a_dead_letter_in_the_end,
+        both undecodable::properties_in_another_encoding_are_read,
+        both undecodable::a_codec_nobody_knows_ends_among_the_dead_letters,
+        since_5 undecodable::a_popped_codec_nobody_knows_ends_among_the_dead_letters,
     ]
 }
 
