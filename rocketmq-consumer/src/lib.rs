@@ -75,7 +75,6 @@ mod stream;
 mod subscription;
 mod subscriptions;
 mod suspension;
-mod told;
 mod topic_watch;
 mod unrecorded;
 mod wiring;
