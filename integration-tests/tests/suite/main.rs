@@ -26,6 +26,7 @@ mod corrections;
 mod delayed;
 mod filters;
 mod group;
+mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
@@ -342,6 +343,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        both heartbeats::of_other_languages_are_read,
+        both heartbeats::that_make_no_sense_are_refused,
     ]
 }
 
