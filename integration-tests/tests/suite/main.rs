@@ -27,6 +27,7 @@ mod corrections;
 mod delayed;
 mod filters;
 mod group;
+mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
@@ -346,6 +347,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
         embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
         embedded commits::an_offset_that_is_never_kept_is_reported,
+        both heartbeats::of_other_languages_are_read,
+        both heartbeats::that_make_no_sense_are_refused,
     ]
 }
 
