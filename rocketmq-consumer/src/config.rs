@@ -6,12 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Where a group begins in a queue in which it has recorded no offset yet. In its retry topic it begins with the first
-/// message, or, with a moment, at the end, as with Java.
+/// Where a group begins in a queue in which it has recorded no offset yet. The offset is recorded as soon as it is
+/// chosen. In its retry topic a group begins with the first message, whichever of these it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartAt {
-    /// At the end: only messages that come from now on. A broker still gives a new group the whole of a queue whose
-    /// first message it holds in memory, as it does with Java consumers.
+    /// At the end: only messages that come from now on. A queue that appears while a consumer runs, or after a broadcast
+    /// consumer has recorded offsets of its topic, begins with its first message, and so does a topic that did not exist
+    /// when the consumer started. A broker still gives a new group the whole of a queue whose first message it holds in
+    /// memory, as it does with Java consumers.
     #[default]
     Last,
     /// At the first message the queue still holds.

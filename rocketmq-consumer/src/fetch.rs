@@ -1,6 +1,5 @@
 use crate::{
-    StartAt,
-    assigned::{AssignedQueue, Place},
+    assigned::{AssignedQueue, Order, Place},
     member::Member,
     pull_from::pull_from,
     source::Source,
@@ -8,7 +7,7 @@ use crate::{
 };
 use rocketmq_common::{
     Backoff, Error, MessageQueue, StoredMessage,
-    message::{DecodeLimits, decode_records, names::is_retry_topic},
+    message::{DecodeLimits, decode_records},
     protocol::{ExpressionType, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
@@ -101,42 +100,46 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Optio
     loop {
         let tenure = assigned.wait_locked().await;
         let recorded = match place {
-            None => start_offset(member, &assigned.queue).await.map(Some),
-            Some(_) => member.recorded_offset(&assigned.queue).await,
+            None => member.start_offset(&assigned.queue).await.map(|(offset, is_recorded)| (Some(offset), is_recorded)),
+            Some(_) => member.recorded_offset(&assigned.queue).await.map(|recorded| (recorded, true)),
         };
-        let recorded = match recorded {
-            Ok(recorded) => recorded,
+        let (recorded, is_recorded) = match recorded {
+            Ok(found) => found,
             Err(error) => {
                 pause(assigned, &error, &mut failures).await;
                 continue;
             }
         };
-        let mut window = assigned.window();
-        let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
-        let known = match place {
-            Some(place) if window.epoch() == epoch => {
-                window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next)
-            }
-            // Nothing is known of a queue that is new, unless somebody has chosen where to begin.
-            _ => window.commit_offset(),
+        let (known, place) = {
+            let mut window = assigned.window();
+            let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
+            let known = match place {
+                Some(place) if window.epoch() == epoch => {
+                    window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next)
+                }
+                // Nothing is known of a queue that is new, unless somebody has chosen where to begin.
+                _ => window.commit_offset(),
+            };
+            let next = known.unwrap_or_else(|| {
+                let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
+                window.start_at(offset);
+                offset
+            });
+            (known, Place { epoch: window.epoch(), next })
         };
-        let next = known.unwrap_or_else(|| {
-            let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
-            window.start_at(offset);
-            offset
-        });
-        let place = Place { epoch: window.epoch(), next };
-        drop(window);
-        if let Some(order) = &assigned.order {
-            if known.is_none() {
-                order.clear();
+        if known.is_none() {
+            assigned.order.iter().for_each(Order::clear);
+            if !is_recorded {
+                member.record_start(assigned, place.next).await;
             }
             order.change(|hold| hold.check(tenure));
         }
-        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = next, "queue begun");
+        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = place.next, "queue begun");
         return place;
     }
 }
+        }
+        if let Some(order) = &assigned.order {
 
 /// Whether the broker has lost, or not yet got, the heartbeat that a pull depends on.
 fn wants_heartbeat(code: ResponseCode) -> bool {
@@ -260,9 +263,7 @@ async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place
         // The broker does not have them any more: they are consumed all the same.
         true => {
             assigned.window().start_at(next);
-            if let Some(order) = &assigned.order {
-                order.clear();
-            }
+            assigned.order.iter().for_each(Order::clear);
         }
         false => _ = assigned.start_over(next),
     }
@@ -325,25 +326,6 @@ pub(crate) fn wanted_of(
         }
     }
     messages
-}
-
-/// Where to begin in a queue.
-///
-/// # Protocol
-/// Java: `RebalancePushImpl.computePullFromWhereWithException`.
-async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, crate::Error> {
-    let client = &member.client;
-    if let Some(recorded) = member.recorded_offset(queue).await? {
-        return Ok(recorded);
-    }
-    let begin = match member.config.start_at {
-        StartAt::Last if is_retry_topic(&queue.topic) => 0,
-        StartAt::Last => client.max_offset(queue).await?,
-        StartAt::First => client.min_offset(queue).await?.max(0),
-        StartAt::Timestamp(_) if is_retry_topic(&queue.topic) => client.max_offset(queue).await?,
-        StartAt::Timestamp(time) => client.offset_at(queue, time).await?,
-    };
-    Ok(begin)
 }
 
 /// How much longer than the long poll an answer may take.

@@ -7,6 +7,7 @@ use crate::{
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
+    missing_topics::find_missing_topics,
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
@@ -15,6 +16,7 @@ use crate::{
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
     share::Sharing,
+    start_offset::FirstRoutes,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
@@ -87,6 +89,7 @@ pub(crate) struct Member {
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
     pub(crate) commit_gates: CommitGates,
+    pub(crate) first_routes: FirstRoutes,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
@@ -164,6 +167,7 @@ impl Member {
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
             suspension: Suspension::default(),
+            first_routes: FirstRoutes::default(),
             members_changed: Arc::new(Notify::new()),
             changing_queues: tokio::sync::Mutex::default(),
             locks_wanted: Notify::new(),
@@ -199,7 +203,10 @@ impl Member {
         }
         member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.spawn(rebalance(member.clone())),
+            true => {
+                member.spawn(find_missing_topics(member.clone()));
+                member.spawn(rebalance(member.clone()))
+            }
             false => member.spawn(keep_routes(member.clone())),
         };
         member.spawn(sample(member.clone()));
@@ -471,6 +478,7 @@ impl Member {
         let given_up = async {
             for giving_up in locked {
                 let _ = giving_up.await;
+        self.first_routes.retain(|topic| current.contains_key(topic));
             }
         };
         let _ = timeout(self.config.revoke_timeout, given_up).await;
@@ -497,7 +505,9 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
+        for (topic, answer) in look_routes_up(&self.client, &self.subscriptions()).await {
+            self.first_routes.note(&topic, &answer);
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod group;
 mod interceptors;
 mod interop;
 mod java;
+mod later_queues;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -345,6 +346,9 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
         embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
         embedded commits::an_offset_that_is_never_kept_is_reported,
+        both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
+        both later_queues::queues_that_appear_are_consumed_from_their_first_message,
+        embedded later_queues::where_a_group_begins_is_committed_at_once,
     ]
 }
 
