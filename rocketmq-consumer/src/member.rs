@@ -128,6 +128,11 @@ impl Member {
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
+            let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
+            if shared.is_some_and(|client| client.config().instance_name.is_none()) {
+                let message = "is needed by a broadcast consumer on a shared client: its offset file is found by it";
+                return Err(rocketmq_common::Error::Config { option: "instance_name", message }.into());
+            }
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
         // In a broadcast nothing comes again, and what is polled is its user's from then on.

@@ -349,6 +349,7 @@ fn scenarios() -> Vec<Scenario> {
         both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
         both later_queues::queues_that_appear_are_consumed_from_their_first_message,
         embedded later_queues::where_a_group_begins_is_committed_at_once,
+        both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
     ]
 }
 
