@@ -97,7 +97,8 @@ pub struct PushConfig {
     /// How often the queues are shared out anew even if nothing was heard. Above 0; default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
-    /// twice. Default 1 s.
+    /// twice. All members need the same: a member that is given a queue waits as long, and half a second more, before
+    /// it consumes from it, unless it is alone or consumes in order. Default 1 s.
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
     pub shutdown_timeout: Duration,

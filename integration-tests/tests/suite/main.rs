@@ -350,6 +350,7 @@ fn scenarios() -> Vec<Scenario> {
         both later_queues::queues_that_appear_are_consumed_from_their_first_message,
         embedded later_queues::where_a_group_begins_is_committed_at_once,
         both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
+        embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
     ]
 }
 
