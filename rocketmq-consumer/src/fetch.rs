@@ -2,6 +2,7 @@ use crate::{
     assigned::{AssignedQueue, Order, Place},
     member::Member,
     pull_from::pull_from,
+    recreated::{begin_again, first_unseen, record_correction},
     source::Source,
     subscription::wants,
 };
@@ -31,7 +32,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
     sleep(settle).await;
     let mut place = begin(member, assigned, None).await;
     let mut source = Source::default();
-    let (mut failures, mut fruitless) = (0, 0u32);
+    let (mut failures, mut fruitless, mut was_gone) = (0, 0u32, false);
     loop {
         tokio::select! {
             biased;
@@ -57,6 +58,10 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             () = assigned.moving.wait(true) => continue,
         };
         match answer {
+            Ok(_) if was_gone => {
+                (failures, was_gone) = (0, false);
+                place = begin_again(member, assigned, place).await;
+            }
             Ok(answer) => {
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
@@ -71,6 +76,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
                 if error.response_code().is_some_and(wants_heartbeat) {
                     member.client.heartbeat_soon();
                 }
+                was_gone |= error.response_code() == Some(ResponseCode::TOPIC_NOT_EXIST);
                 pause(assigned, &error, &mut failures).await;
             }
         }
@@ -132,14 +138,14 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Optio
             if !is_recorded {
                 member.record_start(assigned, place.next).await;
             }
+        }
+        if let Some(order) = &assigned.order {
             order.change(|hold| hold.check(tenure));
         }
         tracing::debug!(group = %member.group, queue = %assigned.queue, offset = place.next, "queue begun");
         return place;
     }
 }
-        }
-        if let Some(order) = &assigned.order {
 
 /// Whether the broker has lost, or not yet got, the heartbeat that a pull depends on.
 fn wants_heartbeat(code: ResponseCode) -> bool {
@@ -251,12 +257,17 @@ async fn take(
 /// Brokers from 5.2 on move a group by themselves: the next pull is answered PULL_OFFSET_MOVED, though its offset is in the
 /// queue, and until then what is recorded does not count.
 async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place, result: &PullResult) -> Place {
-    let (asked, next) = (place.next, result.next_begin_offset);
+    let asked = place.next;
+    let next = match asked > result.max_offset {
+        true => first_unseen(member, assigned).await.unwrap_or(result.min_offset),
+        false => result.next_begin_offset,
+    };
     if assigned.window().epoch() != place.epoch {
         return assigned.fetch_on_at(place);
     }
     tracing::warn!(
-        group = %member.group, queue = %assigned.queue, asked, corrected = next, "the queue goes on at another offset"
+        group = %member.group, queue = %assigned.queue, asked, min_offset = result.min_offset,
+        max_offset = result.max_offset, next, "offset outside of the queue, or reset by an operator: going on at another one"
     );
     // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
     match asked < result.min_offset {
@@ -267,13 +278,7 @@ async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place
         }
         false => _ = assigned.start_over(next),
     }
-    if let Some(polled) = &assigned.polled {
-        // The offsets are no longer what they were when the user said how far the group is.
-        polled.commit(None);
-    }
-    if let Err(error) = member.record(assigned).await {
-        tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
-    }
+    record_correction(member, assigned).await;
     assigned.fetch_on_at(place)
 }
 
@@ -289,6 +294,9 @@ fn deliver(
     let mut window = assigned.window();
     if window.epoch() != place.epoch {
         return;
+    }
+    if let Some(last) = messages.last() {
+        assigned.note_stored(last.store_timestamp_ms());
     }
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
     window.advance(answer.header.next_begin_offset);

@@ -167,12 +167,12 @@ impl Member {
             sharing,
             offsets,
             commit_gates: CommitGates::default(),
+            first_routes: FirstRoutes::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
             suspension: Suspension::default(),
-            first_routes: FirstRoutes::default(),
             members_changed: Arc::new(Notify::new()),
             changing_queues: tokio::sync::Mutex::default(),
             locks_wanted: Notify::new(),
@@ -348,7 +348,7 @@ impl Member {
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.
-    fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
     }
 
@@ -478,12 +478,12 @@ impl Member {
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
         self.commit_gates.retain(|topic| current.contains_key(topic));
+        self.first_routes.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
             for giving_up in locked {
                 let _ = giving_up.await;
-        self.first_routes.retain(|topic| current.contains_key(topic));
             }
         };
         let _ = timeout(self.config.revoke_timeout, given_up).await;
