@@ -7,6 +7,7 @@ use crate::{
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
+    missing_topics::find_missing_topics,
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
@@ -15,6 +16,7 @@ use crate::{
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
     share::Sharing,
+    start_offset::FirstRoutes,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
@@ -87,6 +89,7 @@ pub(crate) struct Member {
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
     pub(crate) commit_gates: CommitGates,
+    pub(crate) first_routes: FirstRoutes,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
@@ -125,6 +128,11 @@ impl Member {
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
+            let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
+            if shared.is_some_and(|client| client.config().instance_name.is_none()) {
+                let message = "is needed by a broadcast consumer on a shared client: its offset file is found by it";
+                return Err(rocketmq_common::Error::Config { option: "instance_name", message }.into());
+            }
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
         // In a broadcast nothing comes again, and what is polled is its user's from then on.
@@ -159,6 +167,7 @@ impl Member {
             sharing,
             offsets,
             commit_gates: CommitGates::default(),
+            first_routes: FirstRoutes::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
@@ -199,7 +208,10 @@ impl Member {
         }
         member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.spawn(rebalance(member.clone())),
+            true => {
+                member.spawn(find_missing_topics(member.clone()));
+                member.spawn(rebalance(member.clone()))
+            }
             false => member.spawn(keep_routes(member.clone())),
         };
         member.spawn(sample(member.clone()));
@@ -336,7 +348,7 @@ impl Member {
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.
-    fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
     }
 
@@ -466,6 +478,7 @@ impl Member {
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
         self.commit_gates.retain(|topic| current.contains_key(topic));
+        self.first_routes.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
@@ -497,7 +510,9 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
+        for (topic, answer) in look_routes_up(&self.client, &self.subscriptions()).await {
+            self.first_routes.note(&topic, &answer);
+        }
     }
 }
 

@@ -314,7 +314,7 @@ impl Popper {
     }
 
     async fn look_routes_up(&self) {
-        look_routes_up(&self.pops.client, &self.subscriptions()).await;
+        let _ = look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
 }
 

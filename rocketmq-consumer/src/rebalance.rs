@@ -138,7 +138,9 @@ impl Member {
         }
         let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
         // Whoever has the lock knows that the last owner is done.
-        let settle = if members != Some(1) && !self.locks_queues() { SETTLE } else { Duration::ZERO };
+        let is_settled = members == Some(1) || self.locks_queues();
+        let settle = if is_settled { Duration::ZERO } else { settle_time(self.config.revoke_timeout) };
+        let settle_pops = if is_settled { Duration::ZERO } else { SETTLE };
         let news = taken.keys().chain(&popped).cloned().collect();
         let limits = self.share_limits(topic, taken.len() + popped.len());
         for (queue, order) in taken {
@@ -149,7 +151,7 @@ impl Member {
             tracing::info!(group = %self.group, %queue, "queue taken, to be popped");
             let beside = Beside::Popped(PoppedQueue::new(limits.of_pops()));
             let assigned = self.assign_queue(queue, subscription.clone(), beside, limits);
-            self.spawn(pop(self.clone(), assigned, settle));
+            self.spawn(pop(self.clone(), assigned, settle_pops));
         }
         self.tell_change(topic, news, given_up);
         balance
@@ -323,5 +325,12 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How soon a lock that another member has is asked for again. Java: `RebalanceImpl.rebalanceByTopic`.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-/// How long a new owner leaves the old one to finish and to record its offset, as the Java client does.
+/// How long a new owner leaves the old one to hear of it and to record its offset, as the Java client does.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long a new owner waits before it asks where to begin: the old one, whose configuration is the same, may wait for
+/// the messages in hand for `revoke_timeout` before it records its offset. Began the new one earlier, it would consume
+/// them as well.
+fn settle_time(revoke_timeout: Duration) -> Duration {
+    revoke_timeout.saturating_add(SETTLE)
+}

@@ -100,7 +100,9 @@ enum Answer {
 impl Member {
     /// Our queues of a topic; `None` where that cannot be told now, and those we have stay.
     pub(crate) async fn share_of(&self, topic: &Arc<str>) -> Result<Option<Share>, Error> {
-        let route = self.client.route(topic).await?;
+        let route = self.client.route(topic).await;
+        self.first_routes.note(topic, &route);
+        let route = route?;
         if self.is_broadcast {
             return Ok(Some(Share::of(route.read_queues().iter().cloned().collect(), 1)));
         }

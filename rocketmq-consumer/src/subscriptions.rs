@@ -1,6 +1,6 @@
 use crate::{Error, Filter};
 use rocketmq_common::{
-    Client, Namespace,
+    Client, Namespace, TopicRoute,
     message::names::{check_topic, is_retry_topic, retry_topic},
     protocol::{ExpressionType, SubscriptionData},
 };
@@ -127,18 +127,23 @@ pub(crate) fn remove(subscriptions: &mut Subscriptions, topic: &str) -> Result<(
 }
 
 /// Looks the routes of all topics up at once; a topic that does not exist yet has none.
-pub(crate) async fn look_routes_up(client: &Client, subscriptions: &Subscriptions) {
+pub(crate) async fn look_routes_up(client: &Client, subscriptions: &Subscriptions) -> Vec<(Arc<str>, LookUp)> {
     let mut looking_up = JoinSet::new();
     for topic in subscriptions.keys() {
         let (client, topic) = (client.clone(), topic.clone());
         looking_up.spawn(async move {
-            if let Err(error) = client.route(&topic).await {
-                tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
+            let answer = client.route(&topic).await;
+            if let Err(error) = &answer {
+                tracing::debug!(%topic, error = error as &dyn std::error::Error, "no route yet");
             }
+            (topic, answer)
         });
     }
-    looking_up.join_all().await;
+    looking_up.join_all().await
 }
+
+/// What a look-up of a route came to.
+pub(crate) type LookUp = Result<Arc<TopicRoute>, rocketmq_common::Error>;
 
 #[cfg(test)]
 mod tests {

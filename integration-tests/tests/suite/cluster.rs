@@ -40,6 +40,14 @@ rocketmq_remote::request! {
 }
 
 rocketmq_remote::request! {
+    DELETE_TOPIC_IN_BROKER(()) -> ();
+    /// Deletes a topic on one broker. Java: `DeleteTopicRequestHeader`.
+    struct DeleteTopic {
+        topic: String = "topic",
+    }
+}
+
+rocketmq_remote::request! {
     PUT_KV_CONFIG(()) -> ();
     /// Java: `PutKVConfigRequestHeader`.
     struct PutKv {
@@ -218,6 +226,24 @@ impl Cluster {
                     Ok(())
                 })
                 .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, and all that is stored under it, on every broker.
+    pub(crate) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => {
+                ('a'..='z').for_each(|letter| dev.remove_topic(topic, &format!("broker-{letter}")));
+            }
+            Servers::Real { broker_addresses, .. } => {
+                for address in broker_addresses {
+                    let options = ConnectionOptions::default();
+                    let connection = Connection::dial(address, options, Processors::new()).await?;
+                    let request = DeleteTopic { topic: topic.to_owned() };
+                    connection.call(&request, (), Deadline::after(SOON)).await?;
+                }
             }
         }
         Ok(())

@@ -31,6 +31,7 @@ mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
+mod later_queues;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -349,6 +350,12 @@ fn scenarios() -> Vec<Scenario> {
         embedded commits::an_offset_that_is_never_kept_is_reported,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
+        both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
+        both later_queues::queues_that_appear_are_consumed_from_their_first_message,
+        embedded later_queues::where_a_group_begins_is_committed_at_once,
+        both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
+        embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
+        both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
     ]
 }
 
