@@ -28,6 +28,7 @@ mod assigned;
 mod assignment_change;
 mod builder;
 mod call;
+mod commit_gate;
 mod config;
 mod dispatch;
 mod error;

@@ -47,7 +47,10 @@ impl ProducerBuilder {
         self
     }
 
-    /// Answers brokers that ask what became of a half message of this group, sent by this producer or by another one.
+    /// Answers brokers that ask what became of a half message of this group, sent by this producer or by another one,
+    /// also before a restart: with a checker, the producer registers with every broker the name server knows, and with
+    /// those that come later.
+    ///
     /// A check that panics counts as [`TransactionState::Unknown`]: the broker asks again. A few run at once.
     pub fn transaction_checker<F, C>(mut self, checker: F) -> Self
     where

@@ -31,6 +31,7 @@ mod prepare;
 mod producer;
 mod recall;
 mod receipt;
+mod registration;
 mod request;
 mod room;
 mod select;

@@ -7,6 +7,7 @@ use crate::{
     launch::{Delivered, launch},
     linger::{Lanes, Passenger, may_share},
     pending::{Outcome, Pending},
+    registration::keep_registered,
     room::{Held, Room},
     select::RoundRobin,
     transaction::{CHECKS_WAITING, answer_checks},
@@ -124,6 +125,7 @@ impl Producer {
         let producer = Self(Arc::new(Handle(shared.clone())));
         if let Some(checker) = checker {
             shared.spawn(answer_checks(shared.clone(), checker, checks, shared.stopped.clone()));
+            shared.spawn(keep_registered(shared.clone()));
         }
         if let Some(faults) = shared.faults.clone().filter(|faults| faults.tolerance().detector) {
             shared.spawn(detect(shared.clone(), faults));

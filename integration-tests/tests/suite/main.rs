@@ -18,6 +18,7 @@ mod batches;
 mod broadcast;
 mod calls;
 mod changes;
+mod commits;
 mod compressed;
 mod consume;
 mod consuming_faults;
@@ -26,6 +27,7 @@ mod corrections;
 mod delayed;
 mod filters;
 mod group;
+mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
@@ -79,7 +81,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
 /// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
 /// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
 /// `retry_v2`, on a cluster of that option.
@@ -145,6 +147,7 @@ fn scenarios() -> Vec<Scenario> {
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
         changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,
+        no_auto_create transaction::a_restarted_producer_is_checked_before_it_sends,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop_since_5 mixed::a_java_member_and_ours_pop_together,
@@ -348,6 +351,10 @@ fn scenarios() -> Vec<Scenario> {
         embedded unresponsive::a_group_unknown_to_one_broker_is_consumed_at_the_other,
         embedded unresponsive::an_assignment_is_asked_of_another_broker,
         embedded unresponsive::heartbeats_to_one_broker_do_not_wait_for_another,
+        embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
+        embedded commits::an_offset_that_is_never_kept_is_reported,
+        both heartbeats::of_other_languages_are_read,
+        both heartbeats::that_make_no_sense_are_refused,
     ]
 }
 
