@@ -100,12 +100,12 @@ pub(crate) struct Member {
     pub(crate) ordered_calls: Limit,
     suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
-    /// Held by the one who takes queues or gives them up.
-    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// Held for reading by those who take or give up the queues of one topic, for writing by those who change several.
+    pub(crate) changing_queues: tokio::sync::RwLock<()>,
     /// A lock was lost.
     pub(crate) locks_wanted: Notify,
-    /// Held by the one who renews locks or gives them up.
-    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    /// By broker: held by the one who renews locks there or gives them up.
+    pub(crate) lock_calls: Mutex<BTreeMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
@@ -174,9 +174,9 @@ impl Member {
             workers: Workers::default(),
             suspension: Suspension::default(),
             members_changed: Arc::new(Notify::new()),
-            changing_queues: tokio::sync::Mutex::default(),
+            changing_queues: tokio::sync::RwLock::default(),
             locks_wanted: Notify::new(),
-            lock_calls: tokio::sync::Mutex::default(),
+            lock_calls: Mutex::default(),
             config,
             queues: Mutex::default(),
             left: Mutex::default(),
@@ -466,7 +466,7 @@ impl Member {
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
     async fn follow_subscriptions(self: &Arc<Self>) {
-        let changing = self.changing_queues.lock().await;
+        let changing = self.changing_queues.write().await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);

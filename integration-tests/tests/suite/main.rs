@@ -69,6 +69,7 @@ mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
+mod unresponsive;
 mod vip;
 
 use libtest_mimic::Arguments;
@@ -346,6 +347,11 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        embedded unresponsive::a_broker_that_does_not_answer_holds_no_topic_up,
+        embedded unresponsive::locks_of_one_broker_do_not_wait_for_another,
+        embedded unresponsive::a_group_unknown_to_one_broker_is_consumed_at_the_other,
+        embedded unresponsive::an_assignment_is_asked_of_another_broker,
+        embedded unresponsive::heartbeats_to_one_broker_do_not_wait_for_another,
         embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
         embedded commits::an_offset_that_is_never_kept_is_reported,
         both heartbeats::of_other_languages_are_read,
