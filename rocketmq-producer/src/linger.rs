@@ -87,23 +87,22 @@ impl Lanes {
     }
 
     /// Puts a message into its lane, waiting only for its turn.
+    ///
+    /// # Errors
+    /// [`Error::ShutDown`] where the producer or its runtime has ended: a lane that has a sender ends in no other way.
     pub(crate) async fn board(
         &self,
         producer: &Arc<Shared>,
         queue: Option<MessageQueue>,
-        mut passenger: Passenger,
+        passenger: Passenger,
     ) -> Result<(), Error> {
         let wait_store = passenger.message.properties().wait_store();
         let lane = Lane { topic: passenger.message.topic().to_owned(), queue, wait_store };
-        while !producer.stopped.is_cancelled() {
-            let sender = self.lanes().entry(lane.clone()).or_insert_with(|| self.open(producer, lane.clone())).clone();
-            match sender.send(passenger).await {
-                Ok(()) => return Ok(()),
-                // The lane has closed in between.
-                Err(mpsc::error::SendError(back)) => passenger = back,
-            }
+        if producer.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
         }
-        Err(Error::ShutDown)
+        let sender = self.lanes().entry(lane.clone()).or_insert_with(|| self.open(producer, lane)).clone();
+        sender.send(passenger).await.map_err(|_| Error::ShutDown)
     }
 
     fn open(&self, producer: &Arc<Shared>, lane: Lane) -> mpsc::Sender<Passenger> {
@@ -114,14 +113,15 @@ impl Lanes {
         sender
     }
 
-    /// Closes a lane unless somebody is in it.
+    /// Closes a lane unless somebody is in it, or about to be.
     fn retire(&self, lane: &Lane, passengers: &mpsc::Receiver<Passenger>) -> bool {
         let mut lanes = self.lanes();
-        let is_empty = passengers.is_empty();
-        if is_empty {
+        // Senders are cloned under the lock only, and whoever has one may still send: so they are counted first.
+        let is_unused = passengers.sender_strong_count() <= 1 && passengers.is_empty();
+        if is_unused {
             lanes.remove(lane);
         }
-        is_empty
+        is_unused
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<Lane, mpsc::Sender<Passenger>>> {
@@ -240,4 +240,41 @@ impl Batch {
 /// Messages that wait for their turn in a lane; senders of further ones wait.
 const PASSENGERS_IN_LINE: usize = 1024;
 /// How long a lane stays open with nobody in it.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(10) };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Producer, ProducerConfig};
+    use rocketmq_dev_broker::DevCluster;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_message_that_meets_an_idle_lane_is_sent() {
+        const SENDERS: u64 = 16;
+        const EACH: u64 = 600;
+        let cluster = DevCluster::start().await.unwrap();
+        let config = ProducerConfig { linger: Duration::from_micros(100), ..Default::default() };
+        let producer =
+            Producer::builder("p").name_servers([cluster.name_server()]).config(config).start().await.unwrap();
+        let mut senders = tokio::task::JoinSet::new();
+        for sender in 0..SENDERS {
+            let producer = producer.clone();
+            senders.spawn(async move {
+                for index in 0..EACH {
+                    producer.send(Message::new(format!("t{sender}"), "body")).await?;
+                    // The next one comes about when the lane is closed.
+                    let pause = Duration::from_micros(7 * (index % 300));
+                    let until = std::time::Instant::now() + pause;
+                    while std::time::Instant::now() < until {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Ok::<_, Error>(())
+            });
+        }
+        while let Some(sent) = senders.join_next().await {
+            sent.unwrap().unwrap();
+        }
+        producer.shutdown().await.unwrap();
+    }
+}
