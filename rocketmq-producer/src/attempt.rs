@@ -4,7 +4,7 @@ use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
     protocol::{MASTER_ID, SendBatchMessage, SendMessage, SendReply, Stored},
     random::random_u64,
-    remote::{Answer, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
+    remote::{Answer, CloseCause, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
 };
 use std::{
     sync::Arc,
@@ -51,6 +51,8 @@ pub(crate) struct Delivery<R> {
     /// The route as it was looked up for the first attempt.
     route: Option<Arc<TopicRoute>>,
     failed: Vec<FailedAttempt>,
+    /// An attempt without an outcome: the broker's name, its address, and since when.
+    under_way: Option<(Arc<str>, Arc<str>, Instant)>,
 }
 
 /// Where an attempt goes, and since when.
@@ -67,8 +69,18 @@ pub(crate) struct Target {
 
 impl<R: Store> Delivery<R> {
     pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
-        let failed = Vec::new();
-        Self { topic, message_id, request, body, deadline, chosen: None, first_broker: None, route: None, failed }
+        Self {
+            topic,
+            message_id,
+            request,
+            body,
+            deadline,
+            chosen: None,
+            first_broker: None,
+            route: None,
+            failed: Vec::new(),
+            under_way: None,
+        }
     }
 
     /// The same, for one queue and no other.
@@ -93,7 +105,10 @@ impl<R: Store> Delivery<R> {
     pub(crate) async fn run(&mut self, producer: &Shared) -> Result<(MessageQueue, Answer<Stored>), Error> {
         loop {
             let target = self.aim(producer).await?;
+            let broker_name = target.route.broker_of(&target.queue).clone();
+            self.under_way = Some((broker_name, target.connection.addr().clone(), target.started));
             let result = target.connection.call(&self.request, self.body.clone(), target.deadline).await;
+            self.under_way = None;
             if let Some(answer) = self.judge(producer, &target, result).await? {
                 return Ok((target.queue, answer));
             }
@@ -332,6 +347,11 @@ impl<R: Store> Delivery<R> {
 
     /// The error that names every attempt.
     pub(crate) fn give_up(&mut self) -> Error {
+        if let Some((broker_name, addr, started)) = self.under_way.take() {
+            // The producer ends before the broker has answered.
+            let error = RemoteError::Closed { addr, cause: Arc::new(CloseCause::Local), sent: true };
+            self.failed.push(FailedAttempt { broker_name, elapsed: started.elapsed(), error: error.into() });
+        }
         let attempts = std::mem::take(&mut self.failed);
         let Some(last) = attempts.last() else { return Error::NoQueue { topic: self.topic.clone() } };
         let retryable = match last.error.response_code() {
@@ -347,9 +367,9 @@ impl<R: Store> Delivery<R> {
 impl Delivery<SendMessage> {
     /// The same message, sent as the reply that it is.
     pub(crate) fn into_reply(self) -> Delivery<SendReply> {
-        let Self { topic, message_id, request, body, deadline, chosen, first_broker, route, failed } = self;
+        let Self { topic, message_id, request, body, deadline, chosen, first_broker, route, failed, under_way } = self;
         let request = SendReply(request);
-        Delivery { topic, message_id, request, body, deadline, chosen, first_broker, route, failed }
+        Delivery { topic, message_id, request, body, deadline, chosen, first_broker, route, failed, under_way }
     }
 }
 

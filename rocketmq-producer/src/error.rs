@@ -82,6 +82,9 @@ pub enum Error {
         /// Their number.
         sends: usize,
     },
+    /// The producer, its client or its runtime ended before the outcome of a send was known: it may have been stored.
+    #[error("the producer ended before the outcome of the send was known")]
+    OutcomeUnknown,
     /// The producer has been shut down; nothing was sent.
     #[error("the producer has been shut down")]
     ShutDown,
@@ -162,6 +165,7 @@ impl Error {
             | Self::NoChecker
             | Self::DelayedTransaction
             | Self::ShutDown
+            | Self::OutcomeUnknown
             | Self::Unfinished { .. } => false,
         }
     }
@@ -171,7 +175,7 @@ impl Error {
         match self {
             Self::NotSent(not_sent) => not_sent.attempts.iter().any(|attempt| attempt.error.may_have_happened()),
             Self::Client(error) => error.may_have_happened(),
-            Self::Unfinished { .. } | Self::NoReply { .. } => true,
+            Self::Unfinished { .. } | Self::NoReply { .. } | Self::OutcomeUnknown => true,
             Self::Message(_)
             | Self::NoQueue { .. }
             | Self::NoRoute { .. }

@@ -13,8 +13,11 @@ use rocketmq_common::{
 };
 use std::{
     collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    fmt, mem,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -22,24 +25,68 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// A message on its way to a batch, and whom to tell what becomes of it.
+/// A message on its way to a batch, and whom to tell what becomes of it: where it is dropped, that nothing was sent.
 pub(crate) struct Passenger {
     message: Message,
     size: usize,
     /// Whether it has to go by itself, and waits only for its turn.
     alone: bool,
     deadline: Deadline,
-    done: Box<dyn FnOnce(Result<SendReceipt, Error>) + Send>,
+    withdrawal: Option<Withdrawal>,
+    done: Option<Done>,
 }
+
+type Done = Box<dyn FnOnce(Result<SendReceipt, Error>) + Send>;
 
 impl Passenger {
     pub(crate) fn new(
         message: Message,
         alone: bool,
         deadline: Deadline,
+        withdrawal: Option<Withdrawal>,
         done: impl FnOnce(Result<SendReceipt, Error>) + Send + 'static,
     ) -> Self {
-        Self { size: encoded_size(&message), message, alone, deadline, done: Box::new(done) }
+        let (size, done): (_, Done) = (encoded_size(&message), Box::new(done));
+        Self { size, message, alone, deadline, withdrawal, done: Some(done) }
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawal.as_ref().is_some_and(|withdrawal| withdrawal.0.load(Ordering::Acquire))
+    }
+
+    /// The message, on its way from here on, and whom to tell.
+    fn depart(mut self) -> (Message, Done) {
+        let message = mem::replace(&mut self.message, Message::new("", ""));
+        (message, self.done.take().unwrap_or_else(|| Box::new(drop)))
+    }
+}
+
+impl Drop for Passenger {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take().filter(|_| !self.is_withdrawn()) {
+            done(Err(Error::ShutDown));
+        }
+    }
+}
+
+/// Says that a message is not to be sent any more, unless it is on its way already.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Withdrawal(Arc<AtomicBool>);
+
+impl Withdrawal {
+    /// Withdraws the message when this is dropped.
+    pub(crate) fn on_drop(self) -> WithdrawOnDrop {
+        WithdrawOnDrop(self)
+    }
+}
+
+/// Withdraws a message when it is dropped.
+#[derive(Debug)]
+pub(crate) struct WithdrawOnDrop(Withdrawal);
+
+impl Drop for WithdrawOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Release);
     }
 }
 
@@ -201,10 +248,13 @@ impl Batch {
 
     /// Sends it, waiting only until it is queued: the next batch of the lane follows it on the connection.
     async fn send(mut self, producer: &Arc<Shared>, queue: Option<MessageQueue>) {
+        self.passengers.retain(|passenger| !passenger.is_withdrawn());
         if self.passengers.len() > 1 {
             return self.send_together(producer, queue).await;
         }
-        let Some(Passenger { message, deadline, done, .. }) = self.passengers.pop() else { return };
+        let Some(passenger) = self.passengers.pop() else { return };
+        let deadline = passenger.deadline;
+        let (message, done) = passenger.depart();
         match producer.load(message, deadline).await {
             Ok(delivery) => {
                 let tell = |delivered: Delivered| {
@@ -219,8 +269,7 @@ impl Batch {
     async fn send_together(self, producer: &Arc<Shared>, queue: Option<MessageQueue>) {
         let deadline = self.passengers.iter().map(|passenger| passenger.deadline).min();
         let deadline = deadline.unwrap_or_else(|| Deadline::after(producer.config.send_timeout));
-        let (messages, waiting): (Vec<_>, Vec<_>) =
-            self.passengers.into_iter().map(|passenger| (passenger.message, passenger.done)).unzip();
+        let (messages, waiting): (Vec<_>, Vec<_>) = self.passengers.into_iter().map(Passenger::depart).unzip();
         let ids: Vec<String> = messages.iter().filter_map(|m| m.properties().unique_id().map(str::to_owned)).collect();
         let tell = move |delivered: Delivered| match delivered {
             Ok((_, queue, answer)) => {
