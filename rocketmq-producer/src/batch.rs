@@ -7,6 +7,7 @@ use crate::{
     pending::Pending,
     prepare::{compress, ensure_unique_id},
     producer::Shared,
+    select::Selection,
 };
 use bytes::BytesMut;
 use rocketmq_common::{
@@ -150,14 +151,15 @@ impl Shared {
         select: Option<Select>,
         deadline: Deadline,
     ) -> Result<(Delivery<SendBatchMessage>, Vec<String>), Error> {
-        let chosen = match (select, batch.messages.first()) {
-            (Some(select), Some(first)) => Some(self.choose(&select, first, deadline).await?),
-            _ => None,
-        };
+        let (mut chosen, mut selection) = (None, None);
+        if let (Some(select), Some(first)) = (select, batch.messages.first()) {
+            chosen = Some(self.choose(&select, first, deadline).await?);
+            selection = Some(Selection::new(select, first));
+        }
         let ids = batch.messages.iter().filter_map(|message| message.properties().unique_id()).map(str::to_owned);
         let ids = ids.collect();
         let (messages, sys_flag) = self.compress_batch(batch.messages).await?;
-        let mut delivery = batch_delivery(self, &messages, deadline)?.to(chosen);
+        let mut delivery = batch_delivery(self, &messages, deadline)?.to(chosen).by_selection(selection);
         delivery.request.0.sys_flag |= sys_flag;
         Ok((delivery, ids))
     }

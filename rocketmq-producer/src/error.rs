@@ -1,3 +1,4 @@
+use crate::attempt::is_refusal_of_route;
 use rocketmq_common::{MessageError, MessageQueue, compress::CompressError};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -148,6 +149,13 @@ impl Error {
             not_sent.message_id = id;
         }
         self
+    }
+
+    /// Whether the last broker refused the route by which it was sent, and none has stored it.
+    pub(crate) fn is_refusal_of_route(&self) -> bool {
+        let Self::NotSent(not_sent) = self else { return false };
+        let code = not_sent.attempts.last().and_then(|attempt| attempt.error.response_code());
+        code.is_some_and(is_refusal_of_route) && !self.may_have_happened()
     }
 
     /// Whether sending the same message again may succeed.

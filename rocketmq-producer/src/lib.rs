@@ -34,6 +34,7 @@ mod producer;
 mod queued;
 mod recall;
 mod receipt;
+mod refresh;
 mod registration;
 mod request;
 mod room;

@@ -5,6 +5,7 @@ use crate::{
     batch::{batch_delivery, encoded_size},
     launch::{Delivered, launch},
     producer::Shared,
+    select::Selection,
 };
 use rocketmq_common::{
     Message, MessageQueue,
@@ -33,6 +34,8 @@ pub(crate) struct Passenger {
     alone: bool,
     deadline: Deadline,
     withdrawal: Option<Withdrawal>,
+    /// How its queue was chosen, if it was.
+    selection: Option<Selection>,
     done: Option<Done>,
 }
 
@@ -47,7 +50,13 @@ impl Passenger {
         done: impl FnOnce(Result<SendReceipt, Error>) + Send + 'static,
     ) -> Self {
         let (size, done): (_, Done) = (encoded_size(&message), Box::new(done));
-        Self { size, message, alone, deadline, withdrawal, done: Some(done) }
+        Self { size, message, alone, deadline, withdrawal, selection: None, done: Some(done) }
+    }
+
+    /// The same, for a queue that was chosen that way.
+    pub(crate) fn by_selection(mut self, selection: Option<Selection>) -> Self {
+        self.selection = selection;
+        self
     }
 
     fn is_withdrawn(&self) -> bool {
@@ -55,9 +64,23 @@ impl Passenger {
     }
 
     /// The message, on its way from here on, and whom to tell.
-    fn depart(mut self) -> (Message, Done) {
+    fn depart(mut self) -> (Message, Departed) {
         let message = mem::replace(&mut self.message, Message::new("", ""));
-        (message, self.done.take().unwrap_or_else(|| Box::new(drop)))
+        let done = self.done.take().unwrap_or_else(|| Box::new(drop));
+        (message, Departed { selection: self.selection.take(), deadline: self.deadline, done })
+    }
+}
+
+/// What is kept of a message on its way.
+struct Departed {
+    selection: Option<Selection>,
+    deadline: Deadline,
+    done: Done,
+}
+
+impl Departed {
+    fn tell(self, delivered: Delivered) {
+        (self.done)(delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer)));
     }
 }
 
@@ -253,16 +276,13 @@ impl Batch {
             return self.send_together(producer, queue).await;
         }
         let Some(passenger) = self.passengers.pop() else { return };
-        let deadline = passenger.deadline;
-        let (message, done) = passenger.depart();
-        match producer.load(message, deadline).await {
+        let (message, mut departed) = passenger.depart();
+        match producer.load(message, departed.deadline).await {
             Ok(delivery) => {
-                let tell = |delivered: Delivered| {
-                    done(delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer)));
-                };
-                launch(producer, delivery.to(queue), tell).await;
+                let delivery = delivery.to(queue).by_selection(departed.selection.take());
+                launch(producer, delivery, |delivered| departed.tell(delivered)).await;
             }
-            Err(error) => done(Err(error)),
+            Err(error) => departed.tell(Err(error)),
         }
     }
 
@@ -271,18 +291,49 @@ impl Batch {
         let deadline = deadline.unwrap_or_else(|| Deadline::after(producer.config.send_timeout));
         let (messages, waiting): (Vec<_>, Vec<_>) = self.passengers.into_iter().map(Passenger::depart).unzip();
         let ids: Vec<String> = messages.iter().filter_map(|m| m.properties().unique_id().map(str::to_owned)).collect();
+        let delivery = batch_delivery(producer, &messages, deadline);
+        let sending = producer.clone();
+        let chosen = queue.clone();
+        // Kept only where the queue may turn out to be no more.
+        let messages = if chosen.is_some() { messages } else { Vec::new() };
         let tell = move |delivered: Delivered| match delivered {
             Ok((_, queue, answer)) => {
                 let receipts = BatchReceipt::new(ids, queue, answer).receipts();
-                waiting.into_iter().zip(receipts).for_each(|(done, receipt)| done(Ok(receipt)));
+                waiting.into_iter().zip(receipts).for_each(|(departed, receipt)| (departed.done)(Ok(receipt)));
+            }
+            Err(error) if chosen.is_some_and(|queue| sending.has_lost(&queue, &error)) => {
+                let each = messages.into_iter().zip(waiting).collect();
+                sending.spawn(send_each(sending.clone(), each));
             }
             // Everybody in the batch hears of it, each with the id of the own message.
-            Err(error) => waiting.into_iter().zip(ids).for_each(|(done, id)| done(Err(error.clone().of_message(id)))),
+            Err(error) => {
+                let each = waiting.into_iter().zip(ids);
+                each.for_each(|(departed, id)| departed.tell(Err(error.clone().of_message(id))));
+            }
         };
-        match batch_delivery(producer, &messages, deadline) {
+        match delivery {
             Ok(delivery) => launch(producer, delivery.to(queue), tell).await,
             Err(error) => tell(Err(error)),
         }
+    }
+}
+
+/// Sends the messages of a batch whose queue is no more, each to the queue that is chosen for it now.
+async fn send_each(producer: Arc<Shared>, each: Vec<(Message, Departed)>) {
+    for (message, mut departed) in each {
+        let select = departed.selection.take().map(|selection| selection.select);
+        match producer.prepare(message, select, departed.deadline).await {
+            Ok(delivery) => launch(&producer, delivery, |delivered| departed.tell(delivered)).await,
+            Err(error) => departed.tell(Err(error)),
+        }
+    }
+}
+
+impl Shared {
+    /// Whether a send failed because its queue is no more, and so has stored nothing.
+    fn has_lost(&self, queue: &MessageQueue, error: &Error) -> bool {
+        let route = self.client.known_route(&queue.topic);
+        error.is_refusal_of_route() && route.is_some_and(|route| !route.write_queues().contains(queue))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     interceptor::{Interceptors, show},
     linger::{Lanes, Withdrawal, may_share},
     queued::Waiting,
+    refresh::RecentRefreshes,
     registration::keep_registered,
     room::Room,
     select::RoundRobin,
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) interceptors: Interceptors,
     /// Which brokers to avoid, where that is looked at.
     pub(crate) faults: Option<Arc<FaultTable>>,
+    pub(crate) refreshes: RecentRefreshes,
     pub(crate) room: Room,
     pub(crate) lanes: Lanes,
     sends: InFlightSends,
@@ -102,6 +104,7 @@ impl Producer {
         let shared = Arc::new(Shared {
             client,
             faults: config.fault_tolerance.clone().map(|tolerance| Arc::new(FaultTable::new(tolerance))),
+            refreshes: RecentRefreshes::default(),
             room: Room::new(config.max_pending, config.max_pending_bytes),
             lanes: Lanes::new(),
             interceptors,

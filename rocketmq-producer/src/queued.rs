@@ -7,8 +7,10 @@ use crate::{
     launch::{Delivered, launch},
     linger::{Passenger, Withdrawal},
     pending::{Outcome, Pending},
+    prepare::selected,
     producer::Shared,
     room::Held,
+    select::Selection,
 };
 use rocketmq_common::{Message, remote::Deadline};
 use std::sync::Arc;
@@ -77,14 +79,18 @@ impl Shared {
         withdrawal: Option<Withdrawal>,
     ) -> Result<PendingReceipt, Error> {
         let deadline = Deadline::after(self.config.send_timeout);
-        let queue = match self.chosen(select, &message, deadline).await {
-            Ok(queue) => queue,
-            Err(error) => return Err(waiting.fail(error)),
-        };
+        let selection = selected(select, &message).map(|select| Selection::new(select, &message));
+        let mut queue = None;
+        if let Some(selection) = &selection {
+            match self.choose(&selection.select, &message, deadline).await {
+                Ok(chosen) => queue = Some(chosen),
+                Err(error) => return Err(waiting.fail(error)),
+            }
+        }
         let (outcome, pending) = Pending::new();
         let tell = |result| waiting.end(result, outcome);
         let alone = self.goes_alone(&message);
-        let passenger = Passenger::new(message, alone, deadline, withdrawal, tell);
+        let passenger = Passenger::new(message, alone, deadline, withdrawal, tell).by_selection(selection);
         self.lanes.board(&self, queue, passenger).await?;
         Ok(pending)
     }

@@ -246,10 +246,10 @@ pub(crate) async fn a_reply_to_who_has_gone_is_an_error(cluster: &Cluster) -> Re
     waiting.spawn(pending);
     ensure!(asking.shutdown().await.is_err(), "a request that waits counts as under way");
     match waiting.join_next().await.context("the request is gone")?? {
-        Err(Error::ShutDown) => {}
+        Err(Error::OutcomeUnknown) => {}
         other => bail!("the producer ended and its request came to {other:?}"),
     }
-    ensure!(matches!(asking.request(Message::new(&topic, "more"), SOON).await, Err(Error::ShutDown)), "it goes on");
+    ensure!(matches!(asking.request(Message::new(&topic, "more"), SOON).await, Err(Error::OutcomeUnknown)), "it goes on");
     let stored = eventually(SOON, async || cluster.stored(&topic).await?.pop().context("not stored")).await?;
     let producer = cluster.producer_with(ProducerConfig { retries: 1, ..Default::default() }).await?;
     match producer.send(stored.reply("too late")?).await {
