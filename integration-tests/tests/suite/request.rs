@@ -249,7 +249,7 @@ pub(crate) async fn a_reply_to_who_has_gone_is_an_error(cluster: &Cluster) -> Re
         Err(Error::OutcomeUnknown) => {}
         other => bail!("the producer ended and its request came to {other:?}"),
     }
-    ensure!(matches!(asking.request(Message::new(&topic, "more"), SOON).await, Err(Error::OutcomeUnknown)), "it goes on");
+    ensure!(matches!(asking.request(Message::new(&topic, "more"), SOON).await, Err(Error::ShutDown)), "it goes on");
     let stored = eventually(SOON, async || cluster.stored(&topic).await?.pop().context("not stored")).await?;
     let producer = cluster.producer_with(ProducerConfig { retries: 1, ..Default::default() }).await?;
     match producer.send(stored.reply("too late")?).await {
