@@ -1,6 +1,7 @@
 use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
+    commit_gate::CommitGates,
     dispatch::{Dispatcher, Workers},
     handle::{Handle, Stop},
     interceptor::Interceptors,
@@ -85,6 +86,7 @@ pub(crate) struct Member {
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
+    pub(crate) commit_gates: CommitGates,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
@@ -156,6 +158,7 @@ impl Member {
             is_broadcast,
             sharing,
             offsets,
+            commit_gates: CommitGates::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
@@ -462,6 +465,7 @@ impl Member {
         self.withdraw(&gone);
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
+        self.commit_gates.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {

@@ -18,6 +18,7 @@ mod batches;
 mod broadcast;
 mod calls;
 mod changes;
+mod commits;
 mod compressed;
 mod consume;
 mod consuming_faults;
@@ -26,6 +27,7 @@ mod corrections;
 mod delayed;
 mod filters;
 mod group;
+mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
@@ -344,6 +346,10 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
+        embedded commits::an_offset_that_is_never_kept_is_reported,
+        both heartbeats::of_other_languages_are_read,
+        both heartbeats::that_make_no_sense_are_refused,
     ]
 }
 

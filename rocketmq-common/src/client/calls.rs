@@ -168,11 +168,29 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn consumer_offset(&self, group: &Arc<str>, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        self.query_consumer_offset(group, queue, None).await
+    }
+
+    /// As [`consumer_offset`](Self::consumer_offset), without the 0 that brokers answer for a group that has recorded
+    /// nothing in a young queue. Brokers before 5.0 answer it all the same.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn kept_consumer_offset(&self, group: &Arc<str>, queue: &MessageQueue) -> Result<Option<i64>, Error> {
+        self.query_consumer_offset(group, queue, Some(false)).await
+    }
+
+    async fn query_consumer_offset(
+        &self,
+        group: &Arc<str>,
+        queue: &MessageQueue,
+        set_zero_if_not_found: Option<bool>,
+    ) -> Result<Option<i64>, Error> {
         let request = |broker_name| QueryConsumerOffset {
             consumer_group: group.clone(),
             topic: queue.topic.clone(),
             queue_id: queue.queue_id,
-            set_zero_if_not_found: None,
+            set_zero_if_not_found,
             broker_name: Some(broker_name),
         };
         let GroupOffset(offset) = self.ask_owner(queue, Self::offset_keeper, request).await?;
