@@ -276,6 +276,7 @@ fn scenarios() -> Vec<Scenario> {
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
+        both routes::sends_go_on_when_queues_become_fewer,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         pair_since_5 popping_members::messages_of_all_brokers_come,
         since_5 popping_members::two_poppers_share_the_messages,

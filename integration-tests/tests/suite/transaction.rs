@@ -195,7 +195,8 @@ pub(crate) async fn a_restarted_producer_is_checked_before_it_sends(cluster: &Cl
     let first = producer(cluster, &group).transaction_checker(|_| ready(TransactionState::Unknown)).start().await?;
     let mut open = BTreeMap::new();
     while open.len() < 2 {
-        let sent = first.send_in_transaction(Message::new(&topic, "open"), |_| ready(TransactionState::Unknown)).await?;
+        let sent =
+            first.send_in_transaction(Message::new(&topic, "open"), |_| ready(TransactionState::Unknown)).await?;
         open.insert(sent.receipt.queue.broker_name.to_string(), sent.receipt.message_id);
     }
     first.shutdown().await?;
