@@ -1,5 +1,6 @@
 use crate::{
     hold::Hold,
+    listener_threads::CallsOnThreads,
     polled_queue::PolledQueue,
     popped_queue::PoppedQueue,
     process_queue::{Limits, ProcessQueue},
@@ -46,6 +47,7 @@ pub(crate) struct AssignedQueue {
     /// Somebody waits until there are none.
     awaited: AtomicBool,
     none_in_hand: Notify,
+    pub(crate) calls_on_threads: CallsOnThreads,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
     /// Where an operator has the group go on, as long as that is not recorded.
@@ -130,6 +132,7 @@ impl AssignedQueue {
             in_hand: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
+            calls_on_threads: CallsOnThreads::default(),
             recorded: Mutex::new(None),
             told: Mutex::default(),
             keeper: Mutex::default(),
