@@ -30,14 +30,15 @@ struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
     fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
+        *self.0.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
         self.0.1.notify_all();
     }
 
     /// Whether it was open in time.
     fn wait(&self, limit: Duration) -> bool {
-        let closed = self.0.0.lock().unwrap();
-        *self.0.1.wait_timeout_while(closed, limit, |is_open| !*is_open).unwrap().0
+        let is_open = self.0.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let waited = self.0.1.wait_timeout_while(is_open, limit, |is_open| !*is_open);
+        *waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
     }
 
     /// As a blocking call with an outcome.
