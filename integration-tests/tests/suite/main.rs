@@ -15,6 +15,7 @@ mod wait;
 
 mod allocation;
 mod batches;
+mod blocking;
 mod broadcast;
 mod calls;
 mod changes;
@@ -208,6 +209,11 @@ fn scenarios() -> Vec<Scenario> {
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
         both control::a_listener_may_use_its_own_consumer,
+        both blocking::offsets_are_committed_while_an_async_listener_blocks,
+        both blocking::a_blocking_listener_leaves_the_runtime_to_others,
+        both blocking::ordered_blocking_listeners_keep_order_and_retry,
+        both blocking::a_shutdown_ends_before_a_blocking_call_does,
+        both blocking::nothing_is_begun_after_a_shutdown_though_calls_block,
         both runtimes::more_calls_may_be_wanted_from_anywhere,
         both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
         both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
