@@ -352,6 +352,7 @@ fn scenarios() -> Vec<Scenario> {
         both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
         embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
         both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
+        both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
     ]
 }
 
