@@ -4,6 +4,7 @@
 //! `…ResponseHeader` classes named at each declaration; witness: the goldens under `tests/goldens`.
 
 mod assignment;
+mod fastjson;
 mod group;
 mod heartbeat;
 mod lenient;

@@ -1,5 +1,6 @@
 use crate::{
     hold::Hold,
+    listener_threads::CallsOnThreads,
     polled_queue::PolledQueue,
     popped_queue::PoppedQueue,
     process_queue::{Limits, ProcessQueue},
@@ -48,6 +49,7 @@ pub(crate) struct AssignedQueue {
     none_in_hand: Notify,
     /// When the last message that was pulled had been stored, in milliseconds since 1970; below 0 before the first.
     stored_ms: AtomicI64,
+    pub(crate) calls_on_threads: CallsOnThreads,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
     /// Where an operator has the group go on, as long as that is not recorded.
@@ -133,6 +135,7 @@ impl AssignedQueue {
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
             stored_ms: AtomicI64::new(-1),
+            calls_on_threads: CallsOnThreads::default(),
             recorded: Mutex::new(None),
             told: Mutex::default(),
             keeper: Mutex::default(),

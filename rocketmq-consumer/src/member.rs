@@ -17,17 +17,16 @@ use crate::{
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     start_offset::FirstRoutes,
+    stall::StallWatch,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
-    unrecorded::Unrecorded,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
     Client, Ending, MessageQueue, StoredMessage,
     message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
-    remote::Deadline,
 };
 use std::{
     collections::BTreeMap,
@@ -36,14 +35,8 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
-use tokio::{
-    runtime::Handle as Runtime,
-    sync::Notify,
-    task::JoinHandle,
-    time::{timeout, timeout_at},
-};
+use tokio::{runtime::Handle as Runtime, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How a member of a group consumes.
@@ -97,28 +90,29 @@ pub(crate) struct Member {
     pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
+    pub(crate) stall_watch: StallWatch,
     pub(crate) ordered_calls: Limit,
     suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
-    /// Held by the one who takes queues or gives them up.
-    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// Held for reading by those who take or give up the queues of one topic, for writing by those who change several.
+    pub(crate) changing_queues: tokio::sync::RwLock<()>,
     /// A lock was lost.
     pub(crate) locks_wanted: Notify,
-    /// Held by the one who renews locks or gives them up.
-    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    /// By broker: held by the one who renews locks there or gives them up.
+    pub(crate) lock_calls: Mutex<BTreeMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
-    owns_client: bool,
+    pub(crate) owns_client: bool,
     /// The client's heartbeats name the group because of this member.
-    registered: AtomicBool,
+    pub(crate) registered: AtomicBool,
     runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    ending: Ending<Result<(), Error>>,
+    pub(crate) ending: Ending<Result<(), Error>>,
 }
 
 impl Member {
@@ -154,6 +148,7 @@ impl Member {
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
         let member = Arc::new(Self {
+            stall_watch: StallWatch::new(group.clone(), &Runtime::current()),
             client,
             group,
             pops,
@@ -174,9 +169,9 @@ impl Member {
             workers: Workers::default(),
             suspension: Suspension::default(),
             members_changed: Arc::new(Notify::new()),
-            changing_queues: tokio::sync::Mutex::default(),
+            changing_queues: tokio::sync::RwLock::default(),
             locks_wanted: Notify::new(),
-            lock_calls: tokio::sync::Mutex::default(),
+            lock_calls: Mutex::default(),
             config,
             queues: Mutex::default(),
             left: Mutex::default(),
@@ -272,58 +267,12 @@ impl Member {
         .await
     }
 
-    /// Finishes what is in hand, records the offsets, leaves the group.
-    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        let member = self.clone();
-        self.ending.once(|| async move { member.shut_down_once().await }).await.unwrap_or(Err(Error::ShutDown))
-    }
-
-    async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {
-        let deadline = Deadline::after(self.config.shutdown_timeout);
-        self.stopped.cancel();
-        self.tasks.close();
-        if let Some(polling) = &self.polling {
-            polling.end();
-        }
-        let begun = self.queues_begun();
-        let in_hand = || begun.iter().map(|assigned| assigned.in_hand()).sum();
-        let messages = match self.finish_all(&begun, deadline).await {
-            true => 0,
-            false => in_hand(),
-        };
-        self.given_up.cancel();
-        self.tasks.wait().await;
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_back_unsettled(&begun)).await;
-        let queues: Vec<_> = self.queues().values().cloned().collect();
-        let locked: Vec<_> = queues
-            .iter()
-            .filter(|assigned| assigned.is_locked_queue())
-            .map(|assigned| assigned.queue.clone())
-            .collect();
-        let count = queues.len();
-        let recording = self.record_all_anew(queues);
-        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await;
-        let Unrecorded { queues, cause } = unrecorded.unwrap_or_else(|_| Unrecorded::of(count, None));
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
-        if self.registered.swap(false, Ordering::AcqRel) {
-            self.client.unregister_consumer(&self.group).await;
-        }
-        if self.owns_client {
-            self.client.shutdown(deadline.at_least(CLOSING)).await;
-        }
-        tracing::info!(group = %self.group, messages, unrecorded = queues, "consumer shut down");
-        match messages == 0 && queues == 0 {
-            true => Ok(()),
-            false => Err(Error::Unfinished { messages, queues, cause: cause.map(Box::new) }),
-        }
-    }
-
     pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Arc<AssignedQueue>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// All queues of which something may be in hand.
-    fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
+    pub(crate) fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
         let left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.queues().values().chain(&*left).cloned().collect()
     }
@@ -417,24 +366,6 @@ impl Member {
         })
     }
 
-    /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
-    async fn finish_all(&self, begun: &[Arc<AssignedQueue>], deadline: Deadline) -> bool {
-        let done = CancellationToken::new();
-        let wait = async {
-            let all_done = async {
-                // Deliveries of a stream are in nobody's hands but the user's.
-                for assigned in begun {
-                    assigned.wait_none_in_hand().await;
-                }
-                self.tasks.wait().await;
-            };
-            let finished = timeout_at(deadline.instant(), all_done).await.is_ok();
-            done.cancel();
-            finished
-        };
-        tokio::join!(wait, self.keep_locks(&done)).0
-    }
-
     fn consumer_data(&self, subscriptions: &Subscriptions) -> ConsumerData {
         ConsumerData {
             group_name: self.group.to_string(),
@@ -466,7 +397,7 @@ impl Member {
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
     async fn follow_subscriptions(self: &Arc<Self>) {
-        let changing = self.changing_queues.lock().await;
+        let changing = self.changing_queues.write().await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
@@ -525,6 +456,3 @@ impl Stop for Member {
         }
     }
 }
-
-/// What recording offsets and closing connections get even where waiting has used up the time.
-const CLOSING: Duration = Duration::from_secs(1);

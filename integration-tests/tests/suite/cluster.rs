@@ -72,10 +72,16 @@ enum Servers {
 impl Cluster {
     /// Dev brokers of one's own, set up as real ones are for that use, whose delay levels are short.
     pub(crate) async fn embedded(real: Option<Use>) -> Result<Self> {
-        let is_pair = matches!(real, Some(Use::Pair | Use::Changing));
+        let is_pair = matches!(real, Some(Use::Pair | Use::Changing | Use::NoAutoCreate));
         let builder = DevCluster::builder().brokers(if is_pair { 2 } else { 1 }).order_topics(is_pair);
         let builder = builder.retry_topics_v2(real == Some(Use::RetryV2));
-        Ok(Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?))
+        let cluster = Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?);
+        if real == Some(Use::NoAutoCreate) {
+            for index in 0..2 {
+                cluster.dev().remove_topic("TBW102", &broker_name(index));
+            }
+        }
+        Ok(cluster)
     }
 
     /// Around a dev broker.

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConsumerIds {
-    /// Their client ids, one a connection.
+    /// Their client ids, one a connection. A member whose heartbeat had no client id is left out.
+    #[serde(deserialize_with = "super::fastjson::texts")]
     pub consumer_id_list: Vec<String>,
 }
 
