@@ -58,10 +58,10 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             () = assigned.moving.wait(true) => continue,
         };
         match answer {
-            Ok(_) if was_gone => {
-                (failures, was_gone) = (0, false);
-                place = begin_again(member, assigned, place).await;
-            }
+            Ok(_) if was_gone => match begin_again(member, assigned, place).await {
+                Ok(next) => (place, was_gone) = (next, false),
+                Err(error) => pause(assigned, &error, &mut failures).await,
+            },
             Ok(answer) => {
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };

@@ -279,7 +279,7 @@ impl Popper {
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
     }
 
-    fn subscriptions(&self) -> Arc<Subscriptions> {
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 

@@ -27,23 +27,20 @@ pub(crate) async fn first_unseen(member: &Member, assigned: &AssignedQueue) -> R
 }
 
 /// Goes on in a queue whose topic did not exist for a while: at `place`, unless the queue has begun again.
-pub(crate) async fn begin_again(member: &Member, assigned: &AssignedQueue, place: Place) -> Place {
-    match first_unseen(member, assigned).await {
-        Ok(next) if next < place.next && assigned.window().epoch() == place.epoch => {
-            tracing::warn!(
-                group = %member.group, queue = %assigned.queue, asked = place.next, next,
-                "topic was deleted and created again: going on at its first message"
-            );
-            assigned.start_over(next);
-            record_correction(member, assigned).await;
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(
-            group = %member.group, queue = %assigned.queue, error = &error as &dyn std::error::Error,
-            "cannot tell whether the topic was created again: going on where the group was"
-        ),
+///
+/// # Errors
+/// Where that cannot be told now: to pull on could skip messages.
+pub(crate) async fn begin_again(member: &Member, assigned: &AssignedQueue, place: Place) -> Result<Place, Error> {
+    let next = first_unseen(member, assigned).await?;
+    if next < place.next && assigned.window().epoch() == place.epoch {
+        tracing::warn!(
+            group = %member.group, queue = %assigned.queue, asked = place.next, next,
+            "topic was deleted and created again: going on at its first message"
+        );
+        assigned.start_over(next);
+        record_correction(member, assigned).await;
     }
-    assigned.fetch_on_at(place)
+    Ok(assigned.fetch_on_at(place))
 }
 
 /// Records an offset that is no progress of this member's.

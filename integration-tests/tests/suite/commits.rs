@@ -95,7 +95,10 @@ pub(crate) async fn a_call_that_ends_while_its_queue_moves_is_not_made_twice(clu
         let inbox = inbox.clone();
         let listener = move |message: StoredMessage| {
             inbox.keep(message);
-            async { Ok::<_, Infallible>(sleep(Duration::from_millis(1500)).await) }
+            async {
+                sleep(Duration::from_millis(1500)).await;
+                Ok::<_, Infallible>(())
+            }
         };
         let builder = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
         builder.listener(listener).start().await

@@ -32,6 +32,7 @@ mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
+mod lag;
 mod later_queues;
 mod lifecycle;
 mod limits;
@@ -369,6 +370,9 @@ fn scenarios() -> Vec<Scenario> {
         both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
         embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
         both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
+        both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
+        since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
+        both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
     ]
 }
 

@@ -4,14 +4,15 @@ use super::{Client, hedge::Hedged};
 use crate::{
     Error, MessageQueue, TopicRoute,
     protocol::{
-        Assignments, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, MemberOfGroup, MessageModel,
-        PullMessage, PullResult, QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored,
-        UpdateConsumerOffset,
+        Assignments, GetConsumerConnections, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset,
+        KnownSubscription, LenientJson, MASTER_ID, MemberOfGroup, MessageModel, PullMessage, PullResult,
+        QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored, UpdateConsumerOffset,
     },
 };
 use bytes::Bytes;
 use rocketmq_remote::{Answer, Deadline, Json, PendingReply, Request, ResponseCode};
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -265,6 +266,32 @@ impl Client {
         }
         self.forget_source(group);
         without_us.ok_or(failure)
+    }
+
+    /// What a consumer group subscribes to, by topic, as the first broker of `topic` that answers knows it: a broker keeps
+    /// one subscription to a topic, that of the greatest version. Empty where the group has no member.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route).
+    pub async fn group_subscriptions(
+        &self,
+        group: &Arc<str>,
+        topic: &Arc<str>,
+    ) -> Result<BTreeMap<String, KnownSubscription>, Error> {
+        let route = self.route(topic).await?;
+        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
+        let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
+        for addr in addrs {
+            let request = GetConsumerConnections { consumer_group: group.clone() };
+            match self.call(&addr, &request, (), self.request_deadline()).await {
+                Ok(LenientJson(connections)) => return Ok(connections.subscription_table),
+                Err(error) if error.response_code() == Some(ResponseCode::CONSUMER_NOT_ONLINE) => {
+                    return Ok(BTreeMap::new());
+                }
+                Err(error) => failure = error.into(),
+            }
+        }
+        Err(failure)
     }
 
     /// Asks a broker of `topic` which of its queues belong to this member of a group, shared out by a strategy that the
