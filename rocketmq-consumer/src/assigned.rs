@@ -1,5 +1,6 @@
 use crate::{
     hold::Hold,
+    listener_threads::CallsOnThreads,
     polled_queue::PolledQueue,
     popped_queue::PoppedQueue,
     process_queue::{Limits, ProcessQueue},
@@ -12,7 +13,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -47,6 +48,9 @@ pub(crate) struct AssignedQueue {
     /// Somebody waits until there are none.
     awaited: AtomicBool,
     none_in_hand: Notify,
+    /// When the last message that was pulled had been stored, in milliseconds since 1970; below 0 before the first.
+    stored_ms: AtomicI64,
+    pub(crate) calls_on_threads: CallsOnThreads,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
     /// Where an operator has the group go on, as long as that is not recorded.
@@ -131,6 +135,8 @@ impl AssignedQueue {
             in_hand: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
+            stored_ms: AtomicI64::new(-1),
+            calls_on_threads: CallsOnThreads::default(),
             recorded: Mutex::new(None),
             told: Mutex::default(),
             keeper: Mutex::default(),
@@ -287,6 +293,16 @@ impl AssignedQueue {
             }
             self.room.notified().await;
         }
+    }
+
+    /// A message was pulled that the broker had stored at this time, in milliseconds since 1970.
+    pub(crate) fn note_stored(&self, millis: i64) {
+        self.stored_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// When the last message that was pulled had been stored, in milliseconds since 1970; `None` before the first.
+    pub(crate) fn stored_ms(&self) -> Option<i64> {
+        Some(self.stored_ms.load(Ordering::Relaxed)).filter(|millis| *millis >= 0)
     }
 
     /// Offsets of the queue are kept at this broker's address now. What is recorded elsewhere does not count.

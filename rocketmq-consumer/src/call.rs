@@ -7,6 +7,7 @@ use crate::{
     listener::Seen,
     member::Member,
     outcome::Failed,
+    stall::Turn,
 };
 use rocketmq_common::StoredMessage;
 use std::{
@@ -35,7 +36,7 @@ impl Member {
         }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let failed = self.listen(seen).await;
+        let failed = self.listen(Some(queue), seen).await;
         self.called(queue, messages, watch, began, failed, false)
     }
 
@@ -60,7 +61,7 @@ impl Member {
         }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let mut consuming = pin!(self.listen(seen));
+        let mut consuming = pin!(self.listen(Some(queue), seen));
         let (failed, given_back) = match within(self.config.consume_timeout, consuming.as_mut()).await {
             Some(failed) => (failed, false),
             None => tokio::join!(consuming, give_back),
@@ -73,7 +74,7 @@ impl Member {
         let messages = slice::from_ref(message);
         let (watch, seen) = self.see(messages, true);
         let began = Instant::now();
-        let failed = self.listen(seen).await;
+        let failed = Turn::default().run(&self.stall_watch, self.listen(None, seen)).await;
         if let Some(watch) = watch {
             watch.after(Consumed::of(failed.as_deref(), 1));
         }
@@ -89,11 +90,10 @@ impl Member {
         (self.interceptors.before(self.group(), seen.as_slice(), is_direct), seen)
     }
 
-    async fn listen(&self, seen: Seen) -> Option<Box<Failed>> {
-        match &self.listener {
-            Some(listener) => listener.consume(seen).await.into_failed(),
-            None => None,
-        }
+    async fn listen(&self, queue: Option<&AssignedQueue>, seen: Seen) -> Option<Box<Failed>> {
+        let listener = self.listener.as_ref()?;
+        let on_thread = queue.filter(|_| listener.is_blocking()).map(|queue| queue.calls_on_threads.begin());
+        listener.consume(seen, on_thread).await.into_failed()
     }
 
     /// Counts a call that has ended.

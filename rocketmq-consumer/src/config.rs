@@ -6,12 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Where a group begins in a queue in which it has recorded no offset yet. In its retry topic it begins with the first
-/// message, or, with a moment, at the end, as with Java.
+/// Where a group begins in a queue in which it has recorded no offset yet. The offset is recorded as soon as it is
+/// chosen. In its retry topic a group begins with the first message, whichever of these it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartAt {
-    /// At the end: only messages that come from now on. A broker still gives a new group the whole of a queue whose
-    /// first message it holds in memory, as it does with Java consumers.
+    /// At the end: only messages that come from now on. A queue that appears while a consumer runs, or after a broadcast
+    /// consumer has recorded offsets of its topic, begins with its first message, and so does a topic that did not exist
+    /// when the consumer started. A broker still gives a new group the whole of a queue whose first message it holds in
+    /// memory, as it does with Java consumers.
     #[default]
     Last,
     /// At the first message the queue still holds.
@@ -99,7 +101,8 @@ pub struct PushConfig {
     /// How often the queues are shared out anew even if nothing was heard. Above 0; default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
-    /// twice. Default 1 s.
+    /// twice. All members need the same: a member that is given a queue waits as long, and half a second more, before
+    /// it consumes from it, unless it is alone or consumes in order. Default 1 s.
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
     pub shutdown_timeout: Duration,

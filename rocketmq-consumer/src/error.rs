@@ -102,6 +102,14 @@ pub enum Error {
         #[source]
         cause: Option<Box<Self>>,
     },
+    /// A broker has answered that it keeps an offset, and does not have it when asked for it, several times in a row.
+    #[error("the broker does not keep offset {offset} of queue {queue}, although it confirmed the commit")]
+    OffsetNotKept {
+        /// The queue.
+        queue: MessageQueue,
+        /// The offset that was committed.
+        offset: i64,
+    },
     /// Messages were still in the listener's hands when the shutdown timeout passed, or offsets could not be recorded;
     /// these messages come again.
     #[error("shut down with {messages} messages unfinished and the offsets of {queues} queues unrecorded")]
@@ -145,7 +153,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Client(error) => error.is_retryable(),
-            Self::OffsetStore { .. } | Self::NotRecorded { .. } => true,
+            Self::OffsetStore { .. } | Self::NotRecorded { .. } | Self::OffsetNotKept { .. } => true,
             _ => false,
         }
     }

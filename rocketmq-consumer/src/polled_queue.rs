@@ -40,6 +40,13 @@ impl PolledQueue {
         }
     }
 
+    /// Where the group begins, as long as the user has said nothing. Without effect where the polls say it.
+    pub(crate) fn commit_first(&self, offset: i64) {
+        if let Some(committed) = &self.committed {
+            lock(committed).get_or_insert(offset);
+        }
+    }
+
     /// Drops what is held back, unless it is of `epoch`, or of a later one: two may go on elsewhere at once.
     pub(crate) fn keep_only(&self, epoch: u32) {
         lock(&self.held).retain(|task| task.epoch >= epoch);

@@ -4,6 +4,7 @@ use crate::{
     member::Member,
     outcome::DEAD,
     share::Share,
+    start_offset::first_offset,
     subscriptions::{Subscriptions, now_ms, parse_one, wrapped},
     unrecorded::Unrecorded,
 };
@@ -258,7 +259,7 @@ impl Member {
         }
         let wire = self.assigned_queue(queue)?.queue.clone();
         let offset = match position {
-            Position::Begin => self.client.min_offset(&wire).await?.max(0),
+            Position::Begin => first_offset(&self.client, &wire).await?,
             Position::End => self.client.max_offset(&wire).await?,
             Position::Timestamp(time) => self.client.offset_at(&wire, time).await?,
             Position::Offset(offset) => {

@@ -53,7 +53,7 @@ impl PullConsumer {
         Self { handle: Arc::new(handle), sources: Arc::default() }
     }
 
-    fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Member> {
         &self.handle
     }
 

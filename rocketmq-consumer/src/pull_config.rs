@@ -57,7 +57,8 @@ pub struct PullConfig {
     /// How often the queues are shared out anew even if nothing was heard. Default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the next poll to say that the last one's messages are
-    /// done. Default 1 s.
+    /// done. All members need the same: a member that is given a queue waits as long, and half a second more, before
+    /// it fetches from it, unless it is alone. Default 1 s.
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PullConsumer::shutdown) may take. Default 10 s.
     pub shutdown_timeout: Duration,
