@@ -1,4 +1,5 @@
 mod calls;
+mod hedge;
 mod locks;
 mod look_up;
 mod members;
@@ -32,7 +33,12 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
 };
-use tokio::{runtime::Handle as Runtime, sync::Notify, task::JoinSet, time::timeout_at};
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::timeout_at,
+};
 
 /// One client of one cluster: its connections, its routes, its heartbeats. A cheap handle.
 ///
@@ -70,8 +76,10 @@ struct Shared {
     vip_pool: Pool,
     routes: RouteTable,
     members: Members,
-    /// Held by the one who tells brokers that groups were left.
-    leaving: tokio::sync::Mutex<()>,
+    /// The addresses being told that groups were left, with the number of tasks that do so: a heartbeat there waits.
+    unregistering: watch::Sender<HashMap<Arc<str>, usize>>,
+    /// Which broker last told of the members of a group.
+    last_good: Mutex<HashMap<Arc<str>, Arc<str>>>,
     replies: Arc<Replies>,
     /// Topics whose route has failed somebody, with the generation that did.
     stale: Mutex<HashMap<Arc<str>, u64>>,
@@ -112,7 +120,8 @@ impl Client {
             vip_pool: Pool::new(options, tasks.clone()),
             routes: RouteTable::default(),
             members: Members::default(),
-            leaving: tokio::sync::Mutex::default(),
+            unregistering: watch::Sender::default(),
+            last_good: Mutex::default(),
             replies: Arc::default(),
             stale: Mutex::default(),
             stale_noted: Notify::new(),

@@ -6,10 +6,10 @@ use crate::{
     assignment_change::ChangeHook,
     member::Member,
     pop_group::ALL_QUEUES,
-    told::Told,
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
+    internal::LogOnChange,
     protocol::{Assignment, Assignments, RequestMode},
     remote::ResponseCode,
 };
@@ -30,8 +30,8 @@ pub(crate) struct Sharing {
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
     warned: AtomicBool,
-    /// Why the strategy has no answer, as the log knows it.
-    failures: Told,
+    /// The topics for which the strategy has no answer.
+    failures: LogOnChange<Arc<str>>,
 }
 
 impl Default for Sharing {
@@ -41,7 +41,7 @@ impl Default for Sharing {
             by_broker: false,
             told: None,
             warned: AtomicBool::new(false),
-            failures: Told::default(),
+            failures: LogOnChange::default(),
         }
     }
 }
@@ -100,7 +100,9 @@ enum Answer {
 impl Member {
     /// Our queues of a topic; `None` where that cannot be told now, and those we have stay.
     pub(crate) async fn share_of(&self, topic: &Arc<str>) -> Result<Option<Share>, Error> {
-        let route = self.client.route(topic).await?;
+        let route = self.client.route(topic).await;
+        self.first_routes.note(topic, &route);
+        let route = route?;
         if self.is_broadcast {
             return Ok(Some(Share::of(route.read_queues().iter().cloned().collect(), 1)));
         }
@@ -124,12 +126,14 @@ impl Member {
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
             Ok(queues) => {
-                self.sharing.failures.works(topic);
+                if self.sharing.failures.ends(&**topic) {
+                    tracing::info!(group = %self.group, %topic, "queues can be allocated again");
+                }
                 Ok(Some(Share::of(queues, members.len())))
             }
             Err(failure) => {
                 let (group, strategy) = (&self.group, self.sharing.strategy.name());
-                let is_news = self.sharing.failures.is_news(topic, &failure);
+                let is_news = self.sharing.failures.begins(topic.clone(), &failure);
                 let error = &failure as &dyn std::error::Error;
                 if is_news {
                     tracing::error!(

@@ -2,6 +2,7 @@
 
 use super::{
     Client, Shared, TransactionCheck,
+    hedge::HEDGE_DELAY,
     members::{Group, Leaving},
 };
 use crate::{
@@ -9,10 +10,11 @@ use crate::{
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
 use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 impl Client {
@@ -42,15 +44,14 @@ impl Client {
         self.shared().members.update_consumer(data);
     }
 
-    /// Sends a heartbeat to every broker of the routes in use and waits for their answers, or for the request timeout.
-    /// Where brokers are being told that a group was left, that comes first.
+    /// Sends a heartbeat to every broker of the routes in use and waits for their answers: for all of them, or for 500 ms
+    /// after the first one, so that a broker that does not answer delays nothing. A broker that is being told that a group
+    /// was left gets its heartbeat after that.
     ///
     /// # Cancel safety
     /// A heartbeat that has begun goes on by itself.
     pub async fn heartbeat(&self) {
-        let shared = self.shared().clone();
-        // A caller that waits for its turn and is not polled would hold up every later heartbeat.
-        let _ = self.shared().tasks.spawn(async move { shared.heartbeat().await }).await;
+        self.shared().heartbeat().await;
     }
 
     /// Asks for a heartbeat soon, without waiting for it.
@@ -101,28 +102,46 @@ impl Shared {
         self.tasks.spawn(async move { shared.unregister_left().await })
     }
 
+    /// Each broker is told independently of the others, so that one that does not answer delays none of them.
     async fn unregister_left(self: &Arc<Self>) {
-        // A broker may handle what it is told at once in another order: a group that is entered again meanwhile goes
-        // with a heartbeat that waits for this.
-        let _leaving = self.leaving.lock().await;
+        let connections = self.pool.open();
+        let brokers = connections.into_iter().filter(|open| !self.name_servers.contains(open.addr()));
+        // A broker may handle requests that are in flight together in another order. So heartbeats wait from before the
+        // groups are taken: one that names a group which was entered again since then comes after this.
+        let brokers: Vec<_> =
+            brokers.map(|connection| (Unregistering::begin(self, connection.addr()), connection)).collect();
         let Leaving { groups, other_producers } = self.members.take_left();
-        self.unregister(groups).await;
-        // With one producer group, a broker forgets by which connection the client's replies go, and learns it again
-        // only from a group that is new to it.
-        if let Some(other) = other_producers {
-            self.unregister([Group::Producers(other)]).await;
-            self.beat().await;
+        if groups.is_empty() {
+            // Another task is telling the brokers of the group that this one was to tell of.
+            drop(brokers);
+            let _ = self.unregistering.subscribe().wait_for(HashMap::is_empty).await;
+            return;
         }
+        let mut leaving = JoinSet::new();
+        for (unregistering, connection) in brokers {
+            let (shared, groups, other) = (self.clone(), groups.clone(), other_producers.clone());
+            leaving.spawn(async move {
+                shared.unregister(&connection, groups).await;
+                // With one producer group, a broker forgets by which connection the client's replies go, and learns it
+                // again only from a group that is new to it.
+                if let Some(other) = other {
+                    shared.unregister(&connection, [Group::Producers(other)]).await;
+                    if let Err(error) = shared.introduce(&connection).await {
+                        let addr = connection.addr();
+                        tracing::warn!(%addr, error = &error as &dyn std::error::Error, "heartbeat failed");
+                    }
+                }
+                drop(unregistering);
+            });
+        }
+        while leaving.join_next().await.is_some() {}
     }
 
-    async fn unregister(self: &Arc<Self>, groups: impl IntoIterator<Item = Group>) {
-        let connections = self.pool.open();
+    async fn unregister(self: &Arc<Self>, connection: &Connection, groups: impl IntoIterator<Item = Group>) {
         let mut leaving = JoinSet::new();
         for group in groups {
-            for connection in connections.iter().filter(|open| !self.name_servers.contains(open.addr())) {
-                let (shared, connection, group) = (self.clone(), connection.clone(), group.clone());
-                leaving.spawn(async move { shared.unregister_at(&connection, group).await });
-            }
+            let (shared, connection) = (self.clone(), connection.clone());
+            leaving.spawn(async move { shared.unregister_at(&connection, group).await });
         }
         while leaving.join_next().await.is_some() {}
     }
@@ -145,26 +164,24 @@ impl Shared {
     }
 
     pub(super) async fn heartbeat(self: &Arc<Self>) {
-        drop(self.leaving.lock().await);
-        self.beat().await;
-    }
-
-    async fn beat(self: &Arc<Self>) {
         if self.members.is_empty() {
             return;
         }
-        let mut beating = Vec::new();
+        let mut beating = JoinSet::new();
         for addr in self.routes.addresses(self.members.has_consumers()) {
             let shared = self.clone();
-            // Not broken off with the caller: nobody would know what the broker made of it.
-            beating.push(self.tasks.spawn(async move { shared.beat_at(&addr).await }));
+            // Not cancelled with the caller, or it would be unknown what the broker made of it.
+            let beat = self.tasks.spawn(async move { shared.beat_at(&addr).await });
+            beating.spawn(async move { drop(beat.await) });
         }
-        for beat in beating {
-            let _ = beat.await;
+        if beating.join_next().await.is_some() {
+            let _ = timeout(HEDGE_DELAY, async { while beating.join_next().await.is_some() {} }).await;
         }
     }
 
     async fn beat_at(self: &Arc<Self>, addr: &Arc<str>) {
+        // Fails only where the sender, which is ours, is gone.
+        let _ = self.unregistering.subscribe().wait_for(|addrs| !addrs.contains_key(addr)).await;
         match self.broker(addr, Deadline::after(self.config.request_timeout)).await {
             Ok(connection) => {
                 let (gone, answer) = self.send_heartbeat(&connection).await;
@@ -221,6 +238,32 @@ impl Shared {
         let deadline = Deadline::after(self.config.request_timeout);
         let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
         (self.members.left_since(named), answer)
+    }
+}
+
+/// Heartbeats to an address wait while this lives.
+struct Unregistering {
+    shared: Arc<Shared>,
+    addr: Arc<str>,
+}
+
+impl Unregistering {
+    fn begin(shared: &Arc<Shared>, addr: &Arc<str>) -> Self {
+        shared.unregistering.send_modify(|addrs| *addrs.entry(addr.clone()).or_default() += 1);
+        Self { shared: shared.clone(), addr: addr.clone() }
+    }
+}
+
+impl Drop for Unregistering {
+    fn drop(&mut self) {
+        self.shared.unregistering.send_modify(|addrs| {
+            if let Some(count) = addrs.get_mut(&self.addr) {
+                *count -= 1;
+                if *count == 0 {
+                    addrs.remove(&self.addr);
+                }
+            }
+        });
     }
 }
 
