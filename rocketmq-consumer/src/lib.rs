@@ -21,6 +21,7 @@
 //!
 //! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
 
+mod ack_queue;
 mod allocate;
 #[cfg(test)]
 mod alone;
@@ -45,6 +46,7 @@ mod offset;
 mod offset_file;
 mod offset_store;
 mod operator;
+mod option_conflicts;
 mod ordered;
 mod outcome;
 mod polled_queue;
@@ -80,6 +82,7 @@ mod subscriptions;
 mod suspension;
 mod told;
 mod topic_watch;
+mod unclaimed;
 mod unrecorded;
 mod wiring;
 

@@ -121,6 +121,8 @@ fn scenarios() -> Vec<Scenario> {
         since_5 pushed_pops::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded pushed_pops::an_acknowledgement_that_fails_is_made_again,
+        since_5 pushed_pops::acknowledgements_travel_together,
+        embedded pushed_pops::a_broker_without_batches_gets_single_acknowledgements,
         since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
         since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
@@ -132,6 +134,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping_handles::a_handle_kept_as_text_outlives_its_consumer,
         since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
+        since_5 popping::messages_of_a_dropped_receiver_are_visible_again,
         since_5 popping::what_is_acknowledged_comes_once,
         since_5 popping::a_new_group_gets_the_whole_of_a_young_queue,
         forgetful_since_5 popping::a_new_group_of_an_old_queue_begins_where_it_is_told,
@@ -347,6 +350,7 @@ fn scenarios() -> Vec<Scenario> {
         embedded shutdown::sends_that_do_not_end_are_reported,
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
+        embedded refusals::options_that_would_be_ignored_are_typed_errors,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
     ]
 }
