@@ -55,7 +55,7 @@ pub struct PushConfig {
     /// [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it later.
     pub concurrency: usize,
     /// Most messages a call of a [`batch_listener`](crate::PushConsumerBuilder::batch_listener), 1 to 1024. They are of
-    /// one queue and of one pull. Default 1.
+    /// one queue and of one pull. Default 1; more is an error for a listener of single messages.
     pub consume_batch: usize,
     /// How long a call of a concurrent listener may take before its messages are given back, to come again later, and
     /// no longer hold the offset of their queue up. The call itself goes on. Above 0; default 15 min.

@@ -21,6 +21,7 @@
 //!
 //! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
 
+mod ack_queue;
 mod allocate;
 #[cfg(test)]
 mod alone;
@@ -49,6 +50,7 @@ mod offset;
 mod offset_file;
 mod offset_store;
 mod operator;
+mod option_conflicts;
 mod ordered;
 mod outcome;
 mod polled_queue;
@@ -86,6 +88,7 @@ mod subscriptions;
 mod suspension;
 mod topic_watch;
 mod undecodable;
+mod unclaimed;
 mod unrecorded;
 mod wiring;
 

@@ -66,7 +66,8 @@ impl PullConsumerBuilder {
         self
     }
 
-    /// Which messages of assigned queues of a topic are wanted. Default: all.
+    /// Which messages of assigned queues of a topic are wanted. Default: all. An error at the start without
+    /// [`assign`](Self::assign).
     ///
     /// # Protocol
     /// Java: `DefaultLitePullConsumer.setSubExpressionForAssign`.
@@ -116,6 +117,10 @@ impl PullConsumerBuilder {
     pub async fn start(self) -> Result<PullConsumer, Error> {
         let Self { mut wiring, mut manner, assigned, assign_filters, topic_listeners, config } = self;
         let auto_commit = config.auto_commit;
+        if assigned.is_none() && !assign_filters.is_empty() {
+            let message = "is set, and no queues are assigned: a subscription has a filter of its own";
+            return Err(rocketmq_common::Error::Config { option: "assign_filter", message }.into());
+        }
         manner.config = config.into_member();
         manner.polling = Some(match &assigned {
             Some(_) if !wiring.subscriptions.is_empty() => return Err(Error::SubscribedAndAssigned),

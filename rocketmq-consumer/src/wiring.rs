@@ -83,7 +83,8 @@ macro_rules! wiring_setters {
         }
 
         /// Shares the connections of a client that is there already, which its owner shuts down; the name servers given
-        /// here and the client's options in the configuration then do not count.
+        /// here then do not count. Options of the client in the configuration are an error at the start: the client
+        /// has its own.
         pub fn client(mut self, client: rocketmq_common::Client) -> Self {
             self.wiring.client = Some(client);
             self
