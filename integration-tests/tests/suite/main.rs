@@ -14,6 +14,7 @@ mod trials;
 mod wait;
 
 mod allocation;
+mod assigned_topics;
 mod batches;
 mod broadcast;
 mod calls;
@@ -91,7 +92,6 @@ fn scenarios() -> Vec<Scenario> {
     scenarios![
         interop interop::java_reads_all_that_we_send,
         both retry::a_listener_that_fails_twice_succeeds_the_third_time,
-        both retry::what_always_fails_ends_among_the_dead_letters,
         both retry::a_listener_that_panics_gets_the_message_again,
         both streams::what_is_not_acknowledged_comes_again,
         both outcomes::a_call_that_takes_too_long_lets_the_queue_go_on,
@@ -345,6 +345,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
     ]
 }
 
