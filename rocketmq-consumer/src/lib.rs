@@ -29,6 +29,7 @@ mod assignment_change;
 mod builder;
 mod call;
 mod config;
+mod dead_letters;
 mod dispatch;
 mod error;
 mod fetch;
@@ -84,6 +85,7 @@ pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResol
 pub use assignment_change::AssignmentChange;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
+pub use dead_letters::dead_letter_topic;
 pub use error::Error;
 pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
 pub use offset_file::OffsetFileError;

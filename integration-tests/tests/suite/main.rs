@@ -24,6 +24,7 @@ mod consume;
 mod consuming_faults;
 mod control;
 mod corrections;
+mod dead_letters;
 mod delayed;
 mod filters;
 mod group;
@@ -92,6 +93,7 @@ fn scenarios() -> Vec<Scenario> {
     scenarios![
         interop interop::java_reads_all_that_we_send,
         both retry::a_listener_that_fails_twice_succeeds_the_third_time,
+        both retry::what_always_fails_ends_among_the_dead_letters,
         both retry::a_listener_that_panics_gets_the_message_again,
         both streams::what_is_not_acknowledged_comes_again,
         both outcomes::a_call_that_takes_too_long_lets_the_queue_go_on,
@@ -345,6 +347,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
         both assigned_topics::are_fetched_from_with_the_queues_they_get,
         both assigned_topics::may_come_after_the_start,
     ]
