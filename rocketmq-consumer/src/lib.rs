@@ -31,6 +31,7 @@ mod builder;
 mod call;
 mod commit_gate;
 mod config;
+mod dead_letters;
 mod decode;
 mod dispatch;
 mod error;
@@ -87,8 +88,8 @@ mod subscription;
 mod subscriptions;
 mod suspension;
 mod topic_watch;
-mod undecodable;
 mod unclaimed;
+mod undecodable;
 mod unrecorded;
 mod wiring;
 
@@ -96,6 +97,7 @@ pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResol
 pub use assignment_change::AssignmentChange;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
+pub use dead_letters::dead_letter_topic;
 pub use error::Error;
 pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
 pub use lag::{Lag, QueueLag};

@@ -15,6 +15,8 @@ pub(crate) struct Wiring {
     pub(crate) name_servers: NameServerSource,
     pub(crate) client: Option<Client>,
     pub(crate) subscriptions: Vec<(String, Filter)>,
+    /// Whether there has to be a subscription: a user who chooses queues may begin without any.
+    pub(crate) needs_subscription: bool,
 }
 
 /// What came of it: a client that runs, and names as the wire knows them.
@@ -28,13 +30,22 @@ pub(crate) struct Wired {
 
 impl Wiring {
     pub(crate) fn new(group: String) -> Self {
-        Self { group, name_servers: NameServerSource::default(), client: None, subscriptions: Vec::new() }
+        Self {
+            group,
+            name_servers: NameServerSource::default(),
+            client: None,
+            subscriptions: Vec::new(),
+            needs_subscription: true,
+        }
     }
 
     /// Checks everything, starts a client unless there is one, and has a broker look at the filters. The group's retry
     /// topic is subscribed to as well where messages come again by it.
     pub(crate) async fn wire(self, config: &ClientConfig, with_retry_topic: bool) -> Result<Wired, Error> {
         check_group(&self.group).map_err(rocketmq_common::Error::from)?;
+        if self.needs_subscription && self.subscriptions.is_empty() {
+            return Err(Error::NoSubscription);
+        }
         let mut subscriptions = parse(&self.group, self.subscriptions)?;
         if !with_retry_topic {
             subscriptions.remove(retry_topic(&self.group).as_str());

@@ -14,6 +14,7 @@ mod trials;
 mod wait;
 
 mod allocation;
+mod assigned_topics;
 mod batches;
 mod blocking;
 mod broadcast;
@@ -25,6 +26,7 @@ mod consume;
 mod consuming_faults;
 mod control;
 mod corrections;
+mod dead_letters;
 mod delayed;
 mod filters;
 mod frozen;
@@ -395,6 +397,10 @@ fn scenarios() -> Vec<Scenario> {
         both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
         since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
         both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
     ]
 }
 
