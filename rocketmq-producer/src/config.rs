@@ -65,6 +65,7 @@ pub struct ProducerConfig {
     /// How long a [`transaction_checker`](crate::ProducerBuilder::transaction_checker) may take for one message. Then its
     /// future is dropped, and the check counts as [`TransactionState::Unknown`](crate::TransactionState::Unknown).
     /// Default 30 s, after which brokers ask again.
+    #[serde(with = "rocketmq_common::duration")]
     pub transaction_check_timeout: Duration,
     /// How far ahead the time of a timer message may be. Default 3 days, as brokers have it (`timerMaxDelaySec`).
     #[serde(with = "rocketmq_common::duration")]
