@@ -141,8 +141,8 @@ impl Message {
         self
     }
 
-    /// Delivers at that time, to the second, with brokers of 5.0 and later; at once where it has passed. Takes the
-    /// place of [`deliver_after`](Self::deliver_after). Brokers refuse more than 3 days ahead by default.
+    /// Delivers at that time, to the second, with brokers of 5.0 and later (a producer refuses to send it to others); at
+    /// once where it has passed. Takes the place of [`deliver_after`](Self::deliver_after). At most 3 days by default.
     #[must_use]
     pub fn deliver_at(mut self, time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {

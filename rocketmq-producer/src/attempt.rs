@@ -1,4 +1,7 @@
-use crate::{Error, FailedAttempt, NotSent, SendReceipt, fault::Sign, producer::Shared, select::Selection};
+use crate::{
+    Error, FailedAttempt, NotSent, SendReceipt, answers, fault::Sign, feature::Feature, producer::Shared,
+    select::Selection,
+};
 use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
@@ -48,6 +51,8 @@ pub(crate) struct Delivery<R> {
     chosen: Option<MessageQueue>,
     /// How to choose again, where that queue is no more.
     selection: Option<Selection>,
+    /// What it needs of its broker.
+    feature: Option<Feature>,
     /// The broker the first attempt goes to, where there is a reason for one.
     first_broker: Option<Arc<str>>,
     /// The route as it was looked up for the first attempt.
@@ -79,6 +84,7 @@ impl<R: Store> Delivery<R> {
             deadline,
             chosen: None,
             selection: None,
+            feature: None,
             first_broker: None,
             route: None,
             failed: Vec::new(),
@@ -101,6 +107,12 @@ impl<R: Store> Delivery<R> {
     /// The same, beginning with this broker.
     pub(crate) fn first_at(mut self, broker_name: Option<Arc<str>>) -> Self {
         self.first_broker = broker_name;
+        self
+    }
+
+    /// The same, for brokers that have this.
+    pub(crate) fn needing(mut self, feature: Option<Feature>) -> Self {
+        self.feature = feature;
         self
     }
 
@@ -194,6 +206,10 @@ impl<R: Store> Delivery<R> {
             let deadline = self.attempt_deadline(producer, &route, &queue);
             match connect(producer, &route, &queue, deadline).await {
                 Ok(connection) => {
+                    if let Some(feature) = self.feature {
+                        let broker = (route.broker_of(&queue), &master(&route, &queue)?);
+                        feature.ensure(producer, broker, &connection, deadline).await?;
+                    }
                     let queue = producer.client.namespace().strip_queue(queue);
                     return Ok(Target { queue, route, connection, deadline, started });
                 }
@@ -232,7 +248,7 @@ impl<R: Store> Delivery<R> {
     /// Whether a broker has refused the chosen queue, and the route that was looked up then has it no more.
     fn is_queue_gone(&self, route: &TopicRoute) -> bool {
         let refused = self.failed.last().and_then(|attempt| attempt.error.response_code());
-        let is_stale = refused.is_some_and(is_refusal_of_route);
+        let is_stale = refused.is_some_and(answers::is_refusal_of_route);
         is_stale && self.chosen.as_ref().is_some_and(|chosen| !route.write_queues().contains(chosen))
     }
 
@@ -327,9 +343,12 @@ impl<R: Store> Delivery<R> {
         error: ClientError,
     ) -> Result<(), Error> {
         let code = error.response_code();
+        if let Some(error) = self.feature.and_then(|feature| feature.refusal(route.broker_of(queue), &error)) {
+            return Err(error);
+        }
         let worth_it = match code {
             Some(ResponseCode::NOT_LEADER_FOR_QUEUE | ResponseCode::INVALID_PARAMETER) => true,
-            Some(code) => producer.config.is_worth_a_retry(code) || NOT_SAFE.contains(&code),
+            Some(code) => producer.config.is_worth_a_retry(code) || answers::NOT_SAFE.contains(&code),
             None => error.is_retryable(),
         };
         if worth_it {
@@ -350,7 +369,7 @@ impl<R: Store> Delivery<R> {
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
         }
-        if code.is_some_and(is_refusal_of_route) {
+        if code.is_some_and(answers::is_refusal_of_route) {
             // The same route would lead to the same refusal.
             self.refresh(producer, route).await;
         }
@@ -406,7 +425,7 @@ impl<R: Store> Delivery<R> {
         let Some(last) = attempts.last() else { return Error::NoQueue { topic: self.topic.clone() } };
         let retryable = match last.error.response_code() {
             Some(ResponseCode::TOPIC_NOT_EXIST | ResponseCode::NO_PERMISSION) => false,
-            Some(code) => RETRYABLE.contains(&code),
+            Some(code) => answers::RETRYABLE.contains(&code),
             None => last.error.is_retryable(),
         };
         let (topic, message_id) = (self.topic.clone(), self.message_id.clone());
@@ -425,6 +444,7 @@ impl Delivery<SendMessage> {
             deadline: self.deadline,
             chosen: self.chosen,
             selection: self.selection,
+            feature: self.feature,
             first_broker: self.first_broker,
             route: self.route,
             failed: self.failed,
@@ -439,10 +459,14 @@ async fn connect(
     queue: &MessageQueue,
     deadline: Deadline,
 ) -> Result<Connection, ClientError> {
+    Ok(producer.client.vip_broker(&master(route, queue)?, deadline).await?)
+}
+
+/// The address of the master of a queue's broker.
+fn master(route: &TopicRoute, queue: &MessageQueue) -> Result<Arc<str>, ClientError> {
     let broker_name = route.broker_of(queue);
     let master = route.broker_addrs(broker_name).and_then(|addrs| addrs.get(&MASTER_ID));
-    let master = master.ok_or_else(|| ClientError::BrokerNotFound { broker_name: broker_name.clone() })?;
-    Ok(producer.client.vip_broker(master, deadline).await?)
+    master.cloned().ok_or_else(|| ClientError::BrokerNotFound { broker_name: broker_name.clone() })
 }
 
 fn now_ms() -> i64 {
@@ -452,34 +476,3 @@ fn now_ms() -> i64 {
 
 const SAME_BROKER: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
 const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-
-/// Answers that say: stored, but not as safely as asked for.
-const NOT_SAFE: [ResponseCode; 3] =
-    [ResponseCode::FLUSH_DISK_TIMEOUT, ResponseCode::FLUSH_SLAVE_TIMEOUT, ResponseCode::SLAVE_NOT_AVAILABLE];
-
-/// Whether an answer says that the route by which this was sent is old: the queue is on another broker, or is no more; the
-/// topic may not be written, or does not exist.
-///
-/// # Protocol
-/// INVALID_PARAMETER (29) is the answer to a queue id that is too large; a bad topic name, the other reason for it, is
-/// refused before anything is sent.
-pub(crate) fn is_refusal_of_route(code: ResponseCode) -> bool {
-    matches!(
-        code,
-        ResponseCode::NOT_LEADER_FOR_QUEUE
-            | ResponseCode::INVALID_PARAMETER
-            | ResponseCode::NO_PERMISSION
-            | ResponseCode::TOPIC_NOT_EXIST
-    )
-}
-
-/// Answers after which a later send of the same message may succeed.
-const RETRYABLE: [ResponseCode; 7] = [
-    ResponseCode::NOT_LEADER_FOR_QUEUE,
-    ResponseCode::INVALID_PARAMETER,
-    ResponseCode::SYSTEM_ERROR,
-    ResponseCode::SYSTEM_BUSY,
-    ResponseCode::SERVICE_NOT_AVAILABLE,
-    ResponseCode::FLOW_CONTROL,
-    ResponseCode::GO_AWAY,
-];

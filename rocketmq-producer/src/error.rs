@@ -1,4 +1,4 @@
-use crate::attempt::is_refusal_of_route;
+use crate::answers::is_refusal_of_route;
 use rocketmq_common::{MessageError, MessageQueue, compress::CompressError};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -47,6 +47,26 @@ pub enum Error {
         ahead: Duration,
         /// How far it may be.
         max: Duration,
+    },
+    /// The broker is too old for what the message needs, and would leave that out without a word; nothing was sent.
+    #[error("broker {broker_name} has no {feature}: they came with RocketMQ {since}, it reports version {version}")]
+    BrokerTooOld {
+        /// The broker.
+        broker_name: Arc<str>,
+        /// What it does not have.
+        feature: &'static str,
+        /// The release that first has it.
+        since: &'static str,
+        /// What the broker reports, as Java numbers its releases: 407 is 4.9.7.
+        version: i32,
+    },
+    /// The broker is set not to take timer messages (`timerWheelEnable=false`); nothing was stored.
+    #[error("broker {broker_name} takes no timer messages: its timer wheel is off (timerWheelEnable)")]
+    TimerDisabled {
+        /// The broker.
+        broker_name: Arc<str>,
+        /// What it says.
+        source: rocketmq_common::Error,
     },
     /// The body could not be compressed.
     #[error("the body cannot be compressed")]
@@ -168,6 +188,8 @@ impl Error {
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
             | Self::TimerTooFar { .. }
+            | Self::BrokerTooOld { .. }
+            | Self::TimerDisabled { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
             | Self::NoChecker
@@ -190,6 +212,8 @@ impl Error {
             | Self::NoSuchQueue { .. }
             | Self::BadSelection { .. }
             | Self::TimerTooFar { .. }
+            | Self::BrokerTooOld { .. }
+            | Self::TimerDisabled { .. }
             | Self::Compress(_)
             | Self::NotRecallable { .. }
             | Self::NoChecker

@@ -16,6 +16,7 @@
 //! hands back a future of the answer, [`Producer::send_oneway`] expects none. [`Producer::send_batch`] sends many
 //! messages in one request.
 
+mod answers;
 mod attempt;
 mod batch;
 mod builder;
@@ -24,6 +25,7 @@ mod detached;
 mod detect;
 mod error;
 mod fault;
+mod feature;
 mod in_flight;
 mod interceptor;
 mod launch;

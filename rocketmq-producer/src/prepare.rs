@@ -1,4 +1,6 @@
-use crate::{Error, Select, attempt::Delivery, interceptor::Watch, producer::Shared, select::Selection};
+use crate::{
+    Error, Select, attempt::Delivery, feature::Feature, interceptor::Watch, producer::Shared, select::Selection,
+};
 use bytes::Bytes;
 use rocketmq_common::{
     Message, MessageError, MessageQueue, TopicRoute,
@@ -86,8 +88,10 @@ impl Shared {
         };
         let message_id = message.properties().unique_id().unwrap_or_default().to_owned();
         let first_broker = message.asked_by().cloned();
+        let feature = Feature::of(message.properties());
         request.properties = Some(mem::take(message.properties_mut()).into_string());
-        Ok(Delivery::new(topic, message_id, request, body, deadline).first_at(first_broker).by(route))
+        let delivery = Delivery::new(topic, message_id, request, body, deadline);
+        Ok(delivery.first_at(first_broker).needing(feature).by(route))
     }
 
     /// How a message's body is to be compressed, if it is.

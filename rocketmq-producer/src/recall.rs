@@ -1,5 +1,5 @@
 use crate::{Error, Producer, SendReceipt};
-use rocketmq_common::protocol::RecallMessage;
+use rocketmq_common::{protocol::RecallMessage, remote::ResponseCode};
 
 impl Producer {
     /// Takes a timer message back before it is delivered. The broker's word means that it will not deliver the message
@@ -18,7 +18,8 @@ impl Producer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotRecallable`] for a receipt without a recall handle. [`Error::Client`] with the broker's refusal:
+    /// [`Error::NotRecallable`] for a receipt without a recall handle, and where the broker knows of no recall.
+    /// [`Error::Client`] with the broker's refusal:
     /// NO_PERMISSION where recall is switched off (`recallMessageEnable`, the default), ILLEGAL_OPERATION where the
     /// time has passed.
     ///
@@ -41,6 +42,12 @@ impl Producer {
         };
         let master = shared.client.master(&broker_name)?;
         let answer = shared.client.call(&master, &request, (), deadline).await;
-        answer.map(drop).map_err(|error| Error::Client(error.into()))
+        match answer {
+            // An older broker has taken the place of the one that stored it.
+            Err(error) if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
+                Err(not_recallable())
+            }
+            answer => answer.map(drop).map_err(|error| Error::Client(error.into())),
+        }
     }
 }

@@ -243,6 +243,12 @@ impl Connection {
         &self.0.shared.addr
     }
 
+    /// The version that the peer reports in its answers, as Java numbers its releases: 407 is 4.9.7, 413 is 5.0.0. `None`
+    /// before the first answer, and where it reports none.
+    pub fn peer_version(&self) -> Option<i32> {
+        Some(self.0.shared.peer_version.load(Ordering::Relaxed)).filter(|version| *version > 0)
+    }
+
     /// A number that tells this connection from every other one of the process.
     pub fn id(&self) -> u64 {
         self.0.shared.id

@@ -6,7 +6,7 @@ use crate::{
     wait::SOON,
 };
 use anyhow::{Context, Result, bail, ensure};
-use rocketmq_common::{Message, StoredMessage, remote::ResponseCode};
+use rocketmq_common::{ClientConfig, Message, StoredMessage, remote::ResponseCode};
 use rocketmq_consumer::Filter;
 use rocketmq_producer::{Error, ProducerConfig, SendReceipt};
 use std::time::{Duration, SystemTime};
@@ -108,5 +108,35 @@ pub(crate) async fn a_recalled_message_does_not_come(cluster: &Cluster) -> Resul
         other => bail!("recalling too late came to {other:?}"),
     }
     consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn an_old_broker_takes_no_timer_message(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let vip = ClientConfig { vip_channel: true, ..Default::default() };
+    for client in [ClientConfig::default(), vip] {
+        let producer = cluster.producer_with(ProducerConfig { client, ..Default::default() }).await?;
+        let timer = || Message::new(&topic, "later").deliver_after(Duration::from_secs(3));
+        let refused = producer.send(timer()).await;
+        ensure!(matches!(refused, Err(Error::BrokerTooOld { .. })), "a timer message came to {refused:?}");
+        let refused = producer.send_async(timer()).await?.await;
+        ensure!(matches!(refused, Err(Error::BrokerTooOld { .. })), "a queued timer message came to {refused:?}");
+        let refused = producer.send_oneway(timer()).await;
+        ensure!(matches!(refused, Err(Error::BrokerTooOld { .. })), "a one-way timer message came to {refused:?}");
+        let undelayed = producer.send(Message::new(&topic, "at once")).await?;
+        let recalled = producer.recall(&undelayed).await;
+        ensure!(matches!(recalled, Err(Error::NotRecallable { .. })), "a recall came to {recalled:?}");
+        producer.shutdown().await?;
+    }
+    let stored: Vec<_> = cluster.stored(&topic).await?.iter().map(|message| message.body().clone()).collect();
+    ensure!(stored == ["at once", "at once"], "{stored:?} are stored");
+    Ok(())
+}
+
+pub(crate) async fn a_broker_without_a_timer_wheel_refuses_at_the_first_attempt(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let producer = cluster.producer().await?;
+    let refused = producer.send(Message::new(&topic, "later").deliver_after(Duration::from_secs(3))).await;
+    ensure!(matches!(refused, Err(Error::TimerDisabled { .. })), "a timer message came to {refused:?}");
     Ok(producer.shutdown().await?)
 }

@@ -286,6 +286,8 @@ fn scenarios() -> Vec<Scenario> {
         both compressed::zstd_bodies_lie_compressed_and_arrive_whole,
         both transaction::a_commit_is_delivered_once_and_a_rollback_never,
         both transaction::what_cannot_be_decided_is_refused,
+        real_before_5 delayed::an_old_broker_takes_no_timer_message,
+        real_no_auto_create delayed::a_broker_without_a_timer_wheel_refuses_at_the_first_attempt,
         both delayed::a_delay_level_holds_a_message_back,
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,

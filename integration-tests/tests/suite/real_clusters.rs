@@ -26,7 +26,7 @@ pub(crate) enum Use {
     Forgetful,
     /// Stops one of two brokers, and so has them to itself.
     Changing,
-    /// Needs two brokers that create no topics by themselves, and stops one of them.
+    /// Needs two brokers that create no topics by themselves and have no timer wheel, and stops one of them.
     NoAutoCreate,
     /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
     Replicated,
@@ -38,7 +38,7 @@ impl Use {
         let patient = [("waitTimeMillsInSendQueue", "10000"), ("osPageCacheBusyTimeOutMills", "10000")];
         // Requests of one connection are stored in order only by a broker that handles sends one after the other.
         let orderly = [("sendMessageThreadPoolNums", "1")];
-        let no_auto_create = [("autoCreateTopicEnable", "false")];
+        let no_auto_create = [("autoCreateTopicEnable", "false"), ("timerWheelEnable", "false")];
         let newer_names = [("enableRetryTopicV2", "true")];
         // The broker suggests its replica to who is any message behind, not to who is 40 % of the memory behind.
         let replicated = [("slaveReadEnable", "true"), ("accessMessageInMemoryMaxRatio", "0")];

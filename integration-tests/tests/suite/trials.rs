@@ -130,6 +130,22 @@ impl Scenario {
         Self::new(name, Some(Use::NoAutoCreate), run)
     }
 
+    /// As [`no_auto_create`](Self::no_auto_create), with what brokers from 5.0 on can be set to and the dev broker cannot.
+    pub(crate) fn real_no_auto_create<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, since_5: true, ..Self::no_auto_create(name, run) }
+    }
+
+    /// As [`before_5`](Self::before_5), with what the dev broker does not do.
+    pub(crate) fn real_before_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::before_5(name, run) }
+    }
+
     /// As [`changing`](Self::changing), with what the dev broker does not do.
     pub(crate) fn real_changing<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(super) closing: AtomicBool,
     /// Calls have expired since the last byte came.
     pub(super) unresponsive: AtomicBool,
+    /// What the peer reports of itself in its answers; 0 before the first one.
+    pub(super) peer_version: AtomicI32,
     started: Instant,
     last_read_ms: AtomicU64,
     pub(super) ended: CancellationToken,
@@ -69,6 +71,7 @@ impl Shared {
             going_away: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             unresponsive: AtomicBool::new(false),
+            peer_version: AtomicI32::new(0),
             started: Instant::now(),
             last_read_ms: AtomicU64::new(0),
             ended: CancellationToken::new(),

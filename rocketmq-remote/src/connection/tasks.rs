@@ -77,6 +77,9 @@ fn deliver(shared: &Shared, answers: &mut Vec<Command>) {
     if answers.is_empty() {
         return;
     }
+    if let Some(answer) = answers.iter().find(|answer| answer.version > 0) {
+        shared.peer_version.store(answer.version, Ordering::Relaxed);
+    }
     let mut pending = shared.pending();
     let mut waiting: Vec<(Waiting, Command)> = Vec::with_capacity(answers.len());
     for answer in answers.drain(..) {

@@ -225,3 +225,16 @@ async fn every_request_carries_the_fields_of_its_connection() {
         drop(waiting);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_tell_the_version_of_the_peer() {
+    let (connection, mut peer) = pair();
+    assert_eq!(connection.peer_version(), None);
+    for (reported, known) in [(0, None), (407, Some(407)), (0, Some(407)), (513, Some(513))] {
+        let reply = queue(&connection, 1).await;
+        let request = peer.next().await.unwrap();
+        peer.send(Command { version: reported, ..echo_of(&request) }).await;
+        reply.await.unwrap();
+        assert_eq!(connection.peer_version(), known);
+    }
+}
