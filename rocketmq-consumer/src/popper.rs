@@ -6,7 +6,7 @@ use crate::{
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
     subscription::wants,
-    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
+    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew, supersede_known},
     undecodable::is_malformed,
     wiring::{Wired, Wiring},
 };
@@ -251,7 +251,8 @@ impl Popper {
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        let mut new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        supersede_known(&self.pops.client, &self.pops.group, &mut new).await;
         self.change_subscriptions(|subscriptions| {
             renew(subscriptions, new);
             Ok(())
