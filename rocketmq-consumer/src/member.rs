@@ -21,7 +21,7 @@ use crate::{
     stall::StallWatch,
     start_offset::FirstRoutes,
     statistics::{Meters, sample},
-    subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
+    subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew, supersede_known},
     suspension::Suspension,
     wiring::{Wired, Wiring},
 };
@@ -31,7 +31,7 @@ use rocketmq_common::{
     protocol::{ConsumeType, ConsumerData, MessageModel},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -250,7 +250,7 @@ impl Member {
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
         let new = one_more(&self.client, &self.group, topic.clone(), filter).await?;
-        self.change_subscriptions(|subscriptions| {
+        self.change_subscriptions(new.keys().cloned().collect(), |subscriptions| {
             if self.has_retries() && clash(&retry_topic(&self.group), subscriptions, &new) {
                 return Err(Error::Clash { topic });
             }
@@ -262,7 +262,7 @@ impl Member {
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic: Arc<str> = self.client.namespace().wrap(topic).into();
-        self.change_subscriptions(|subscriptions| {
+        self.change_subscriptions(BTreeSet::new(), |subscriptions| {
             // Nobody subscribed to that: it is how what has failed comes again.
             if self.has_retries() && *topic == *retry_topic(&self.group) {
                 return Ok(());
@@ -389,9 +389,10 @@ impl Member {
         }
     }
 
-    /// Changes what is subscribed to.
+    /// Changes what is subscribed to. Of the topics named, brokers take the new filter whatever they know of the group.
     pub(crate) async fn change_subscriptions(
         self: &Arc<Self>,
+        topics: BTreeSet<Arc<str>>,
         change: impl FnOnce(&mut Subscriptions) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
@@ -404,12 +405,13 @@ impl Member {
             self.client.update_consumer(self.consumer_data(&subscriptions));
         }
         let member = self.clone();
-        self.to_its_end(async move { member.follow_subscriptions().await }).await
+        self.to_its_end(async move { member.follow_subscriptions(topics).await }).await
     }
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
-    async fn follow_subscriptions(self: &Arc<Self>) {
+    async fn follow_subscriptions(self: &Arc<Self>, topics: BTreeSet<Arc<str>>) {
         let changing = self.changing_queues.write().await;
+        self.supersede(topics).await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
@@ -433,6 +435,24 @@ impl Member {
         self.look_routes_up().await;
         self.client.heartbeat().await;
         self.members_changed.notify_one();
+    }
+
+    /// Gives the subscriptions to some topics a version that brokers take.
+    async fn supersede(&self, topics: BTreeSet<Arc<str>>) {
+        let before = self.subscriptions();
+        let mut renewed = before.as_ref().clone();
+        renewed.retain(|topic, _| topics.contains(topic));
+        supersede_known(&self.client, &self.group, &mut renewed).await;
+        let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Somebody may have changed them meanwhile.
+        let is_same =
+            |topic: &str| subscriptions.get(topic).zip(before.get(topic)).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+        renewed
+            .retain(|topic, data| is_same(topic) && !before.get(topic).is_some_and(|known| Arc::ptr_eq(known, data)));
+        if !renewed.is_empty() {
+            Arc::make_mut(&mut subscriptions).extend(renewed);
+            self.client.update_consumer(self.consumer_data(&subscriptions));
+        }
     }
 
     /// Does what is not to stop half-way, whether or not somebody goes on waiting for it: a queue that is half given up

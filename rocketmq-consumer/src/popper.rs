@@ -5,7 +5,7 @@ use crate::{
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
-    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
+    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew, supersede_known},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -227,7 +227,8 @@ impl Popper {
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        let mut new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        supersede_known(&self.pops.client, &self.pops.group, &mut new).await;
         self.change_subscriptions(|subscriptions| {
             renew(subscriptions, new);
             Ok(())

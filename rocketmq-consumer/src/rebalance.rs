@@ -222,7 +222,7 @@ impl Member {
         let Ok(data) = Filter::all().subscription(&retry_topic, now_ms()) else { return };
         // Fails where the consumer has been shut down.
         let _ = self
-            .change_subscriptions(|subscriptions| {
+            .change_subscriptions(BTreeSet::new(), |subscriptions| {
                 match is_pulled && subscriptions.contains_key(topic) {
                     true => _ = subscriptions.insert(retry_topic, Arc::new(data)),
                     false => _ = subscriptions.remove(&retry_topic),

@@ -83,16 +83,15 @@ pub(crate) fn now_ms() -> i64 {
 /// A subscription as the wire knows it, to be added to others: a broker has looked at its filter.
 pub(crate) async fn one_more(
     client: &Client,
-    group: &Arc<str>,
+    group: &str,
     topic: String,
     filter: &Filter,
 ) -> Result<Subscriptions, Error> {
     let plain = Arc::new(parse_one(&topic, filter, now_ms())?);
-    let mut new = wrapped(client.namespace(), [(topic.into(), plain)].into())?;
+    let new = wrapped(client.namespace(), [(topic.into(), plain)].into())?;
     for data in new.values() {
         check_filter(client, group, data).await?;
     }
-    supersede_known(client, group, &mut new).await;
     Ok(new)
 }
 

@@ -180,7 +180,7 @@ pub(crate) async fn a_member_on_a_shared_client_needs_a_lasting_name(cluster: &C
     let nameless = client(None).await?;
     let refused = start(Some(&nameless), &Inbox::new()).await;
     let is_told = |error: &Error| matches!(error, Error::Client(ClientError::Config { option: "instance_name", .. }));
-    ensure!(refused.as_ref().is_err_and(is_told), "starting came to {refused:?}");
+    ensure!(refused.as_ref().is_err_and(is_told), "starting came to {:?}", refused.err());
     cluster.at("with a store of its own, which asks for no name");
     let (stored, store) = (Inbox::new(), crate::offset_stores::Memory::default());
     let consumer = cluster.consumer(&group).broadcast().offset_store(store).client(nameless.clone());
