@@ -4,14 +4,13 @@ use super::{
     Client, Shared, TransactionCheck,
     hedge::HEDGE_DELAY,
     members::{Group, Leaving},
-    until_stopped,
 };
 use crate::{
     Error,
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
-use rocketmq_remote::{Connection, Deadline, Json};
-use std::{collections::HashMap, sync::Arc};
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
@@ -100,8 +99,7 @@ impl Shared {
     /// Has the brokers told which groups were left, on a task that ends with the client.
     fn tell_left(self: &Arc<Self>) -> JoinHandle<()> {
         let shared = self.clone();
-        let telling = async move { shared.unregister_left().await };
-        self.tasks.spawn_on(until_stopped(self.stopped.clone(), telling), &self.runtime)
+        self.tasks.spawn(async move { shared.unregister_left().await })
     }
 
     /// Each broker is told independently of the others, so that one that does not answer delays none of them.
@@ -128,7 +126,10 @@ impl Shared {
                 // again only from a group that is new to it.
                 if let Some(other) = other {
                     shared.unregister(&connection, [Group::Producers(other)]).await;
-                    shared.introduce(&connection).await;
+                    if let Err(error) = shared.introduce(&connection).await {
+                        let addr = connection.addr();
+                        tracing::warn!(%addr, error = &error as &dyn std::error::Error, "heartbeat failed");
+                    }
                 }
                 drop(unregistering);
             });
@@ -151,7 +152,12 @@ impl Shared {
             Group::Consumers(name) => (None, Some(name)),
         };
         let request = UnregisterClient { client_id: self.id.clone(), producer_group, consumer_group };
-        if let Err(error) = connection.call(&request, (), Deadline::after(self.config.request_timeout)).await {
+        let mut deadline = Deadline::after(self.config.request_timeout);
+        if connection.is_unresponsive() {
+            // A shutdown does not wait for a broker that is frozen.
+            deadline = deadline.at_most(UNRESPONSIVE_TIMEOUT);
+        }
+        if let Err(error) = connection.call(&request, (), deadline).await {
             // The broker forgets us when the connection closes.
             tracing::debug!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "not unregistered");
         }
@@ -165,8 +171,7 @@ impl Shared {
         for addr in self.routes.addresses(self.members.has_consumers()) {
             let shared = self.clone();
             // Not cancelled with the caller, or it would be unknown what the broker made of it.
-            let beat = until_stopped(self.stopped.clone(), async move { shared.beat_at(&addr).await });
-            let beat = self.tasks.spawn(beat);
+            let beat = self.tasks.spawn(async move { shared.beat_at(&addr).await });
             beating.spawn(async move { drop(beat.await) });
         }
         if beating.join_next().await.is_some() {
@@ -179,7 +184,10 @@ impl Shared {
         let _ = self.unregistering.subscribe().wait_for(|addrs| !addrs.contains_key(addr)).await;
         match self.broker(addr, Deadline::after(self.config.request_timeout)).await {
             Ok(connection) => {
-                let gone = self.send_heartbeat(&connection).await;
+                let (gone, answer) = self.send_heartbeat(&connection).await;
+                if let Err(error) = answer {
+                    tracing::warn!(%addr, error = &error as &dyn std::error::Error, "heartbeat failed");
+                }
                 if self.members.leave_again(gone) {
                     drop(self.tell_left());
                 }
@@ -191,16 +199,31 @@ impl Shared {
     }
 
     /// Tells a broker on a fresh connection, which nobody else has yet, who we are.
-    pub(super) async fn introduce(&self, connection: &Connection) {
-        for gone in self.send_heartbeat(connection).await {
+    ///
+    /// # Errors
+    /// Where the broker does not answer: it is frozen, say, and its kernel accepts connections all the same. A refusal is
+    /// an answer.
+    pub(super) async fn introduce(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let (gone, answer) = self.send_heartbeat(connection).await;
+        match answer {
+            Ok(()) => {}
+            Err(RemoteError::TimedOut { addr, .. }) => return Err(RemoteError::NotReady { addr }),
+            Err(error @ RemoteError::Closed { .. }) => return Err(error),
+            Err(error) => {
+                let addr = connection.addr();
+                tracing::warn!(%addr, error = &error as &dyn std::error::Error, "first heartbeat failed");
+            }
+        }
+        for gone in gone {
             self.unregister_at(connection, gone).await;
         }
+        Ok(())
     }
 
     /// Answers the groups it named that have been left meanwhile: the broker may have heard that first.
-    async fn send_heartbeat(&self, connection: &Connection) -> Vec<Group> {
+    async fn send_heartbeat(&self, connection: &Connection) -> (Vec<Group>, Result<(), RemoteError>) {
         if self.members.is_empty() {
-            return Vec::new();
+            return (Vec::new(), Ok(()));
         }
         let (producer_data_set, consumer_data_set) = self.members.heartbeat_data();
         let producers = producer_data_set.iter().map(|data| Group::Producers(data.group_name.as_str().into()));
@@ -213,10 +236,8 @@ impl Shared {
             ..HeartbeatData::default()
         };
         let deadline = Deadline::after(self.config.request_timeout);
-        if let Err(error) = connection.call(&Heartbeat {}, Json(data), deadline).await {
-            tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
-        }
-        self.members.left_since(named)
+        let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
+        (self.members.left_since(named), answer)
     }
 }
 
@@ -245,3 +266,6 @@ impl Drop for Unregistering {
         });
     }
 }
+
+/// How long a broker gets that has left earlier calls unanswered.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_millis(300);
