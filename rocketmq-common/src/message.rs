@@ -2,7 +2,10 @@
 
 pub mod batch;
 mod error;
+mod forward;
 pub mod id;
+#[cfg(feature = "json")]
+mod json_body;
 pub mod layout;
 pub mod names;
 pub mod properties;
@@ -72,6 +75,13 @@ impl Message {
             problem: None,
             asked_by: None,
         }
+    }
+
+    /// Gives it another topic.
+    #[must_use]
+    pub fn with_topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = topic.into();
+        self
     }
 
     /// Sets the tag, by which consumers filter.

@@ -180,7 +180,7 @@ impl Member {
     fn settled(&self, popped: &PoppedQueue, message: &StoredMessage, outcome: Result<(), Error>) {
         if let Err(error) = outcome {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 error = &error as &dyn std::error::Error, "acknowledgement failed: the message may come again"
             );
         }

@@ -1,6 +1,7 @@
 use crate::{
     assigned::AssignedQueue, call::Called, member::Member, outcome::Failed, stall::Turn, undecodable::is_alone,
 };
+use futures_util::{StreamExt, stream};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -306,18 +307,15 @@ async fn time_out(
     if queue.is_left_to_the_next() && !member.is_broadcast {
         return false;
     }
-    let mut all = true;
-    for (index, message) in messages.iter().enumerate() {
+    let send_back = async |(index, message): (usize, &StoredMessage)| {
         member.tell_failed(message, "the listener takes longer than consume_timeout");
-        match member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
-            true => {
-                queue.finish(epoch, message.queue_offset());
-                given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index);
-            }
-            false => all = false,
+        if member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
+            queue.finish(epoch, message.queue_offset());
+            given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index);
         }
-    }
-    all
+    };
+    stream::iter(messages.iter().enumerate()).for_each_concurrent(SEND_BACKS, send_back).await;
+    given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len() == messages.len()
 }
 
 /// Has failed messages come again later: from the broker, or, where that does not take them back, from here.
@@ -328,7 +326,7 @@ async fn give_back(
     messages: Vec<StoredMessage>,
     failed: &Failed,
 ) {
-    for message in messages {
+    let send_back = async |message: StoredMessage| {
         member.tell_failed(&message, &failed.reason);
         if member.is_broadcast {
             // Every member has its own go at a message, and just the one.
@@ -341,7 +339,8 @@ async fn give_back(
             // The message stays unfinished, so the recorded offset does not pass it whatever happens.
             retry_here(member, queue, epoch, message);
         }
-    }
+    };
+    stream::iter(messages).for_each_concurrent(SEND_BACKS, send_back).await;
 }
 
 pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
@@ -354,6 +353,8 @@ pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch
     });
 }
 
+/// Most messages of one call that are sent back at the same time.
+const SEND_BACKS: usize = 16;
 const RETRY_HERE_AFTER: Duration = Duration::from_secs(5);
 /// Java: `ProcessQueue.cleanExpiredMsg`.
 const TIMED_OUT_LEVEL: i32 = 3;

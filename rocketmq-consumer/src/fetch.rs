@@ -3,6 +3,7 @@ use crate::{
     decode::PulledRecords,
     member::Member,
     pull_from::pull_from,
+    pull_size::{PullSize, is_too_large},
     recreated::{begin_again, first_unseen, record_correction},
     source::Source,
 };
@@ -29,9 +30,9 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
     let mut place = begin(member, assigned, None).await;
     let mut source = Source::default();
     let (mut failures, mut fruitless, mut was_gone) = (0, 0u32, false);
-    // Of the last pull, where its bodies did not all have room, and whether the next is for one message only.
+    let mut size = PullSize::new(member.config.pull_batch);
+    // Of the last pull, where its bodies did not all have room.
     let mut left: Option<(Place, PulledRecords)> = None;
-    let mut is_cut = false;
     loop {
         tokio::select! {
             biased;
@@ -50,7 +51,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             (place, left) = deliver(member, assigned, place, records).await;
             continue;
         }
-        let max_messages = if is_cut { 1 } else { member.config.pull_batch };
+        let max_messages = size.next();
         let began = assigned.meter.pulling();
         let answer = tokio::select! {
             biased;
@@ -69,14 +70,15 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             Ok(answer) => {
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
-                is_cut = false;
+                size.answered(answer.body.len());
+                size.set_alone(false);
                 match answer.code {
                     ResponseCode::SUCCESS => {
                         let (queue, subscription) = (&assigned.queue, &assigned.subscription);
                         assigned.meter.ends_at(answer.header.max_offset);
                         let records = PulledRecords::read(queue, subscription, place.next, max_messages, &answer);
                         assigned.meter.pulled(began, records.len());
-                        is_cut = records.is_cut;
+                        size.set_alone(records.is_cut);
                         (place, left) = deliver(member, assigned, place, records).await;
                     }
                     _ => place = take_empty(member, assigned, place, answer).await,
@@ -88,6 +90,13 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             }
             Err(error) => {
                 member.doubt_lock(assigned);
+                if is_too_large(&error) {
+                    let max_messages = size.was_too_large();
+                    tracing::warn!(
+                        group = %member.group, queue = %assigned.queue, offset = place.next, max_messages,
+                        error = &error as &dyn std::error::Error, "pull answer exceeds the frame limit, asking for less"
+                    );
+                }
                 if error.response_code().is_some_and(wants_heartbeat) {
                     member.client.heartbeat_soon();
                 }

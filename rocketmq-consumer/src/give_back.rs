@@ -41,7 +41,7 @@ impl Member {
         if broker_name == queue.broker_name && message.commit_log_offset() >= 0 {
             let Err(error) = self.send_back(&broker_name, message, delay_level).await else { return Ok(()) };
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 error = &error as &dyn std::error::Error, "message not taken back"
             );
             if error.response_code().is_some_and(is_passing) {
@@ -51,7 +51,7 @@ impl Member {
         let delay_level = if is_malformed(message) { DEAD } else { delay_level };
         self.send_again(message, delay_level).await.inspect_err(|error| {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 error = error as &dyn std::error::Error, "message not sent to the retry topic either"
             );
         })
@@ -77,14 +77,14 @@ impl Member {
             // It does not come again: this is all that is ever said of it.
             tracing::error!(
                 group = %self.group, topic = message.topic(), queue_id = message.queue_id(),
-                offset = message.queue_offset(), message_id = %message.message_id(), failure = reason,
+                offset = message.queue_offset(), message_id = %message.printable_id(), failure = reason,
                 "message cannot be decoded and is skipped"
             );
             return;
         }
         tracing::warn!(
             group = %self.group, topic = message.topic(), queue_id = message.queue_id(),
-            offset = message.queue_offset(), message_id = %message.message_id(),
+            offset = message.queue_offset(), message_id = %message.printable_id(),
             reconsume_times = message.reconsume_times(), failure = reason, "message not consumed"
         );
     }

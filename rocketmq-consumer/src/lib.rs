@@ -73,6 +73,7 @@ mod pull_builder;
 mod pull_config;
 mod pull_from;
 mod pull_once;
+mod pull_size;
 mod push;
 mod rebalance;
 mod recreated;

@@ -371,7 +371,7 @@ impl Member {
         let message = self.as_the_user_sees_it(message);
         catch_unwind(AssertUnwindSafe(|| filter(&message))).unwrap_or_else(|_| {
             tracing::error!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 "the filter panicked: the message passes"
             );
             true

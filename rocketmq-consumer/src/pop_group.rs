@@ -114,7 +114,7 @@ impl PopGroup {
                 let reason = message.decode_error().map(|error| reason(error)).unwrap_or_default();
                 tracing::warn!(
                     group = %pops.group, topic = message.topic(), queue_id = message.queue_id(),
-                    offset = message.queue_offset(), message_id = %message.message_id(),
+                    offset = message.queue_offset(), message_id = %message.printable_id(),
                     reconsume_times = message.reconsume_times(), is_dead, failure = reason, "message not consumed"
                 );
                 if is_dead {
@@ -217,7 +217,7 @@ impl PopGroup {
         };
         if let Err(error) = settled.await {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_dead,
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(), is_dead,
                 error = &error as &dyn std::error::Error, "message not put aside: it comes again"
             );
         }

@@ -162,7 +162,7 @@ impl Member {
         };
         if let Err(error) = outcome {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_dead,
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(), is_dead,
                 error = &error as &dyn std::error::Error, "message not given back: it comes again by itself"
             );
         }

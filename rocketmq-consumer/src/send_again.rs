@@ -36,7 +36,7 @@ impl Member {
             match self.client.send_message(&queue.broker_name, &request, body, deadline).await {
                 Ok(_) => {
                     tracing::info!(
-                        group = %self.group, topic = message.topic(), message_id = %message.message_id(), to = %queue,
+                        group = %self.group, topic = message.topic(), message_id = %message.printable_id(), to = %queue,
                         "message sent to the retry topic"
                     );
                     return Ok(());

@@ -379,6 +379,8 @@ fn scenarios() -> Vec<Scenario> {
         embedded undecodable::a_single_pull_ends_before_it,
         embedded undecodable::a_popped_one_is_a_dead_letter_in_the_end,
         both undecodable::properties_in_another_encoding_are_read,
+        both limits::compressed_bodies_are_decompressed_as_far_as_there_is_room,
+        embedded consuming_faults::the_failed_messages_of_a_call_are_sent_back_together,
         both undecodable::a_codec_nobody_knows_ends_among_the_dead_letters,
         since_5 undecodable::a_popped_codec_nobody_knows_ends_among_the_dead_letters,
         embedded unresponsive::a_broker_that_does_not_answer_holds_no_topic_up,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rocketmq_remote::printable;
 
 use super::names::{DLQ_PREFIX, RETRY_PREFIX};
 use super::properties::{self, SharedText, property};
@@ -261,6 +262,18 @@ impl StoredMessage {
     /// Returns the id to show to users: the unique id, else the offset id.
     pub fn message_id(&self) -> Cow<'_, str> {
         self.unique_id().map_or_else(|| Cow::Owned(self.offset_id()), Cow::Borrowed)
+    }
+
+    /// Returns the [`message_id`](Self::message_id) as it may stand in a line of a log: control characters in it are escaped,
+    /// since a producer may choose any id.
+    ///
+    /// ```
+    /// # fn consume(message: &rocketmq_common::message::StoredMessage) {
+    /// println!("message {} consumed", message.printable_id());
+    /// # }
+    /// ```
+    pub fn printable_id(&self) -> String {
+        printable(&self.message_id()).into_owned()
     }
 
     /// Returns the id that says where the broker stored it; see [`OffsetId`].
