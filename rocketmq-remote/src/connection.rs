@@ -40,6 +40,7 @@ use tokio_util::task::TaskTracker;
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionOptions {
     /// Longest time to connect, name look-up included. Default 3 s.
+    #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
     /// Largest frame in either direction, its length word included. Default and maximum 16 MiB.
     pub max_frame_bytes: usize,
@@ -56,6 +57,7 @@ pub struct ConnectionOptions {
     /// requests use themselves does not belong here. Default none.
     pub request_fields: BTreeMap<String, String>,
     /// How long a peer may send nothing while calls expire before the connection is given up. Default 5 s.
+    #[serde(with = "crate::duration")]
     pub silence: Duration,
 }
 

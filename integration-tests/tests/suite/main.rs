@@ -14,6 +14,7 @@ mod trials;
 mod wait;
 
 mod allocation;
+mod assigned_topics;
 mod batches;
 mod blocking;
 mod broadcast;
@@ -25,6 +26,7 @@ mod consume;
 mod consuming_faults;
 mod control;
 mod corrections;
+mod dead_letters;
 mod delayed;
 mod filters;
 mod frozen;
@@ -128,6 +130,8 @@ fn scenarios() -> Vec<Scenario> {
         since_5 pushed_pops::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded pushed_pops::an_acknowledgement_that_fails_is_made_again,
+        since_5 pushed_pops::acknowledgements_travel_together,
+        embedded pushed_pops::a_broker_without_batches_gets_single_acknowledgements,
         since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
         since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
@@ -139,6 +143,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping_handles::a_handle_kept_as_text_outlives_its_consumer,
         since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
+        since_5 popping::messages_of_a_dropped_receiver_are_visible_again,
         since_5 popping::what_is_acknowledged_comes_once,
         since_5 popping::a_new_group_gets_the_whole_of_a_young_queue,
         forgetful_since_5 popping::a_new_group_of_an_old_queue_begins_where_it_is_told,
@@ -356,6 +361,7 @@ fn scenarios() -> Vec<Scenario> {
         embedded shutdown::sends_that_do_not_end_are_reported,
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
+        embedded refusals::options_that_would_be_ignored_are_typed_errors,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
         changing frozen::sends_do_not_wait_for_a_frozen_broker,
         both name_server::one_that_knows_nothing_yet_is_not_believed,
@@ -391,6 +397,10 @@ fn scenarios() -> Vec<Scenario> {
         both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
         since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
         both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
     ]
 }
 
