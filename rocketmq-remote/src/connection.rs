@@ -2,6 +2,7 @@ mod outgoing;
 mod pending;
 mod processors;
 mod reserved;
+mod room;
 mod shared;
 mod silence;
 mod tasks;
@@ -177,7 +178,7 @@ impl Connection {
     }
 
     /// Waits for room for a call, and returns the call, which is yet to be started. What room there is goes to those who
-    /// wait in the order in which they came.
+    /// wait in the order in which they came; a future that is not polled for 100 ms when it is its turn waits again.
     ///
     /// # Errors
     /// [`Error::NoRoom`] where the deadline passes, [`Error::Closed`], [`Error::Encode`].
@@ -195,7 +196,10 @@ impl Connection {
         let size = HEAD_BYTES + command.body.len() + command.fields.as_bytes().len();
         let call = match shared.calls.clone().try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.room(R::CODE, deadline, shared.calls.clone().acquire_owned()).await?,
+            Err(_) => {
+                let calls = shared.calls.clone();
+                self.room(R::CODE, deadline, move || calls.clone().acquire_owned()).await?
+            }
         };
         let bytes = self.byte_room(R::CODE, size, deadline).await?.forget();
         Ok(ReservedCall::new(command, call, self.clone(), bytes))
@@ -304,29 +308,35 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for permits until the deadline. A closed semaphore means a closed connection.
-    async fn room<P>(
+    /// Waits for permits until the deadline.
+    async fn room<P, F>(
         &self,
         code: RequestCode,
         deadline: Deadline,
-        permit: impl Future<Output = Result<P, tokio::sync::AcquireError>>,
-    ) -> Result<P, Error> {
-        match timeout_at(deadline.instant(), permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => {
+        acquire: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Result<P, Error>
+    where
+        P: Send + 'static,
+        F: Future<Output = Result<P, tokio::sync::AcquireError>> + Send + 'static,
+    {
+        room::room(&self.0.tasks, deadline.instant(), acquire).await.map_err(|refused| match refused {
+            room::Refused::Late => Error::NoRoom { addr: self.addr().clone(), code },
+            room::Refused::Closed => {
                 let cause = self.close_cause().unwrap_or_else(|| Arc::new(CloseCause::Local));
-                Err(self.closed(cause, false))
+                self.closed(cause, false)
             }
-            Err(_) => Err(Error::NoRoom { addr: self.addr().clone(), code }),
-        }
+        })
     }
 
-    async fn byte_room(&self, code: RequestCode, bytes: usize, deadline: Deadline) -> Result<BytePermits<'_>, Error> {
+    async fn byte_room(&self, code: RequestCode, bytes: usize, deadline: Deadline) -> Result<BytePermits, Error> {
         let shared = &self.0.shared;
         let count = shared.byte_permits(bytes);
-        let permit = match shared.bytes.try_acquire_many(count) {
+        let permit = match shared.bytes.clone().try_acquire_many_owned(count) {
             Ok(permit) => permit,
-            Err(_) => self.room(code, deadline, shared.bytes.acquire_many(count)).await?,
+            Err(_) => {
+                let bytes = shared.bytes.clone();
+                self.room(code, deadline, move || bytes.clone().acquire_many_owned(count)).await?
+            }
         };
         Ok(BytePermits(permit))
     }
@@ -350,9 +360,9 @@ impl Connection {
 }
 
 /// Permits for bytes that are about to be queued; they go back when the writer has written them.
-struct BytePermits<'a>(tokio::sync::SemaphorePermit<'a>);
+struct BytePermits(tokio::sync::OwnedSemaphorePermit);
 
-impl BytePermits<'_> {
+impl BytePermits {
     fn forget(self) -> usize {
         let count = self.0.num_permits();
         self.0.forget();

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     /// One permit a call that waits for its answer.
     pub(super) calls: Arc<Semaphore>,
     /// One permit a byte that waits to be written.
-    pub(super) bytes: Semaphore,
+    pub(super) bytes: Arc<Semaphore>,
     /// Wakes the task that times calls out: there is an earlier deadline.
     pub(super) earlier_deadline: Notify,
     pub(super) going_away: AtomicBool,
@@ -66,7 +66,7 @@ impl Shared {
             pending: Mutex::default(),
             outgoing: Outgoing::default(),
             calls: Arc::new(Semaphore::new(options.max_calls.clamp(1, Semaphore::MAX_PERMITS))),
-            bytes: Semaphore::new(options.max_queued_bytes.clamp(1, MAX_BYTE_PERMITS)),
+            bytes: Arc::new(Semaphore::new(options.max_queued_bytes.clamp(1, MAX_BYTE_PERMITS))),
             earlier_deadline: Notify::new(),
             going_away: AtomicBool::new(false),
             closing: AtomicBool::new(false),
