@@ -2,10 +2,12 @@
 
 use crate::{
     assigned::AssignedQueue,
+    decode::{decompressed, needs_decompressing},
     interceptor::{Consumed, Watch},
     listener::Seen,
     member::Member,
     outcome::Failed,
+    stall::Turn,
 };
 use rocketmq_common::StoredMessage;
 use std::{
@@ -29,9 +31,12 @@ pub(crate) enum Called {
 impl Member {
     /// Calls the listener with messages of one queue, however long that takes.
     pub(crate) async fn call(&self, queue: &AssignedQueue, messages: &[StoredMessage]) -> Called {
+        if let Some(failed) = self.fail_undecoded(queue, messages) {
+            return Called::Failed(failed);
+        }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let failed = self.listen(seen).await;
+        let failed = self.listen(Some(queue), seen).await;
         self.called(queue, messages, watch, began, failed, false)
     }
 
@@ -43,9 +48,20 @@ impl Member {
         messages: &[StoredMessage],
         give_back: impl Future<Output = bool>,
     ) -> Called {
+        let decompressed = match messages {
+            // A popped one for which there was no room before.
+            [message] if needs_decompressing(message) => {
+                Some(decompressed(message.clone(), self.config.max_body_bytes).await)
+            }
+            _ => None,
+        };
+        let messages = decompressed.as_ref().map_or(messages, slice::from_ref);
+        if let Some(failed) = self.fail_undecoded(queue, messages) {
+            return Called::Failed(failed);
+        }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let mut consuming = pin!(self.listen(seen));
+        let mut consuming = pin!(self.listen(Some(queue), seen));
         let (failed, given_back) = match within(self.config.consume_timeout, consuming.as_mut()).await {
             Some(failed) => (failed, false),
             None => tokio::join!(consuming, give_back),
@@ -58,7 +74,7 @@ impl Member {
         let messages = slice::from_ref(message);
         let (watch, seen) = self.see(messages, true);
         let began = Instant::now();
-        let failed = self.listen(seen).await;
+        let failed = Turn::default().run(&self.stall_watch, self.listen(None, seen)).await;
         if let Some(watch) = watch {
             watch.after(Consumed::of(failed.as_deref(), 1));
         }
@@ -74,11 +90,10 @@ impl Member {
         (self.interceptors.before(self.group(), seen.as_slice(), is_direct), seen)
     }
 
-    async fn listen(&self, seen: Seen) -> Option<Box<Failed>> {
-        match &self.listener {
-            Some(listener) => listener.consume(seen).await.into_failed(),
-            None => None,
-        }
+    async fn listen(&self, queue: Option<&AssignedQueue>, seen: Seen) -> Option<Box<Failed>> {
+        let listener = self.listener.as_ref()?;
+        let on_thread = queue.filter(|_| listener.is_blocking()).map(|queue| queue.calls_on_threads.begin());
+        listener.consume(seen, on_thread).await.into_failed()
     }
 
     /// Counts a call that has ended.

@@ -1,4 +1,6 @@
-use crate::{assigned::AssignedQueue, call::Called, member::Member, outcome::Failed};
+use crate::{
+    assigned::AssignedQueue, call::Called, member::Member, outcome::Failed, stall::Turn, undecodable::is_alone,
+};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -44,7 +46,19 @@ impl Dispatcher {
         if messages.is_empty() {
             return;
         }
-        self.batches().push_back(Batch { queue, epoch, messages: messages.into_iter() });
+        let batch = |messages: Vec<_>| Batch { queue: queue.clone(), epoch, messages: messages.into_iter() };
+        let mut batches = self.batches();
+        let mut rest = messages;
+        while let Some(at) = rest.iter().position(is_alone) {
+            let behind = rest.split_off(at + 1);
+            let alone = rest.split_off(at);
+            batches.extend([rest, alone].into_iter().filter(|messages| !messages.is_empty()).map(batch));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            batches.push_back(batch(rest));
+        }
+        drop(batches);
         self.filled.notify_one();
     }
 
@@ -180,7 +194,9 @@ impl Member {
 /// Runs the listener, one message after the other, until the consumer stops; what is in hand then is finished, unless
 /// the consumer gives it up.
 async fn work_one(member: Arc<Member>) {
+    let mut turn = Turn::default();
     loop {
+        turn.end().await;
         let Some(task) = next_task(&member, member.dispatcher.next()).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
             member.give_back_unbegun(&task.queue, vec![task.messages]);
@@ -189,8 +205,9 @@ async fn work_one(member: Arc<Member>) {
         if !task.queue.may_begin(&task.messages) {
             continue;
         }
+        let call = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages));
         tokio::select! {
-            () = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages)) => {}
+            () = turn.run(&member.stall_watch, call) => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -198,7 +215,9 @@ async fn work_one(member: Arc<Member>) {
 
 /// As [`work_one`], several messages a call.
 async fn work_many(member: Arc<Member>) {
+    let mut turn = Turn::default();
     loop {
+        turn.end().await;
         let next = member.dispatcher.next_many(member.config.consume_batch);
         let Some(mut task) = next_task(&member, next).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
@@ -209,8 +228,9 @@ async fn work_many(member: Arc<Member>) {
         if task.messages.is_empty() {
             continue;
         }
+        let call = run(&member, &task.queue, task.epoch, &task.messages);
         tokio::select! {
-            () = run(&member, &task.queue, task.epoch, &task.messages) => {}
+            () = turn.run(&member.stall_watch, call) => {}
             () = member.given_up.cancelled() => return,
         }
     }

@@ -1,11 +1,13 @@
 use crate::{
     Error, Filter, OffsetStore, PushConfig,
     assigned::AssignedQueue,
+    commit_gate::CommitGates,
     dispatch::{Dispatcher, Workers},
     handle::{Handle, Stop},
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
+    missing_topics::find_missing_topics,
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
@@ -14,17 +16,17 @@ use crate::{
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
     share::Sharing,
+    stall::StallWatch,
+    start_offset::FirstRoutes,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
-    unrecorded::Unrecorded,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
     Client, Ending, MessageQueue, StoredMessage,
     message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
-    remote::Deadline,
 };
 use std::{
     collections::BTreeMap,
@@ -33,14 +35,8 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
-use tokio::{
-    runtime::Handle as Runtime,
-    sync::Notify,
-    task::JoinHandle,
-    time::{timeout, timeout_at},
-};
+use tokio::{runtime::Handle as Runtime, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How a member of a group consumes.
@@ -85,6 +81,8 @@ pub(crate) struct Member {
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
+    pub(crate) commit_gates: CommitGates,
+    pub(crate) first_routes: FirstRoutes,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
@@ -92,28 +90,29 @@ pub(crate) struct Member {
     pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
+    pub(crate) stall_watch: StallWatch,
     pub(crate) ordered_calls: Limit,
     suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
-    /// Held by the one who takes queues or gives them up.
-    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// Held for reading by those who take or give up the queues of one topic, for writing by those who change several.
+    pub(crate) changing_queues: tokio::sync::RwLock<()>,
     /// A lock was lost.
     pub(crate) locks_wanted: Notify,
-    /// Held by the one who renews locks or gives them up.
-    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    /// By broker: held by the one who renews locks there or gives them up.
+    pub(crate) lock_calls: Mutex<BTreeMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
-    owns_client: bool,
+    pub(crate) owns_client: bool,
     /// The client's heartbeats name the group because of this member.
-    registered: AtomicBool,
+    pub(crate) registered: AtomicBool,
     runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    ending: Ending<Result<(), Error>>,
+    pub(crate) ending: Ending<Result<(), Error>>,
 }
 
 impl Member {
@@ -123,6 +122,11 @@ impl Member {
         config.check()?;
         if is_broadcast {
             // The file of its offsets is found by this name.
+            let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
+            if shared.is_some_and(|client| client.config().instance_name.is_none()) {
+                let message = "is needed by a broadcast consumer on a shared client: its offset file is found by it";
+                return Err(rocketmq_common::Error::Config { option: "instance_name", message }.into());
+            }
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
         // In a broadcast nothing comes again, and what is polled is its user's from then on.
@@ -144,6 +148,7 @@ impl Member {
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
         let member = Arc::new(Self {
+            stall_watch: StallWatch::new(group.clone(), &Runtime::current()),
             client,
             group,
             pops,
@@ -156,15 +161,17 @@ impl Member {
             is_broadcast,
             sharing,
             offsets,
+            commit_gates: CommitGates::default(),
+            first_routes: FirstRoutes::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
             suspension: Suspension::default(),
             members_changed: Arc::new(Notify::new()),
-            changing_queues: tokio::sync::Mutex::default(),
+            changing_queues: tokio::sync::RwLock::default(),
             locks_wanted: Notify::new(),
-            lock_calls: tokio::sync::Mutex::default(),
+            lock_calls: Mutex::default(),
             config,
             queues: Mutex::default(),
             left: Mutex::default(),
@@ -196,7 +203,10 @@ impl Member {
         }
         member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.spawn(rebalance(member.clone())),
+            true => {
+                member.spawn(find_missing_topics(member.clone()));
+                member.spawn(rebalance(member.clone()))
+            }
             false => member.spawn(keep_routes(member.clone())),
         };
         member.spawn(sample(member.clone()));
@@ -257,58 +267,12 @@ impl Member {
         .await
     }
 
-    /// Finishes what is in hand, records the offsets, leaves the group.
-    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        let member = self.clone();
-        self.ending.once(|| async move { member.shut_down_once().await }).await.unwrap_or(Err(Error::ShutDown))
-    }
-
-    async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {
-        let deadline = Deadline::after(self.config.shutdown_timeout);
-        self.stopped.cancel();
-        self.tasks.close();
-        if let Some(polling) = &self.polling {
-            polling.end();
-        }
-        let begun = self.queues_begun();
-        let in_hand = || begun.iter().map(|assigned| assigned.in_hand()).sum();
-        let messages = match self.finish_all(&begun, deadline).await {
-            true => 0,
-            false => in_hand(),
-        };
-        self.given_up.cancel();
-        self.tasks.wait().await;
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_back_unsettled(&begun)).await;
-        let queues: Vec<_> = self.queues().values().cloned().collect();
-        let locked: Vec<_> = queues
-            .iter()
-            .filter(|assigned| assigned.is_locked_queue())
-            .map(|assigned| assigned.queue.clone())
-            .collect();
-        let count = queues.len();
-        let recording = self.record_all_anew(queues);
-        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await;
-        let Unrecorded { queues, cause } = unrecorded.unwrap_or_else(|_| Unrecorded::of(count, None));
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
-        if self.registered.swap(false, Ordering::AcqRel) {
-            self.client.unregister_consumer(&self.group).await;
-        }
-        if self.owns_client {
-            self.client.shutdown(deadline.at_least(CLOSING)).await;
-        }
-        tracing::info!(group = %self.group, messages, unrecorded = queues, "consumer shut down");
-        match messages == 0 && queues == 0 {
-            true => Ok(()),
-            false => Err(Error::Unfinished { messages, queues, cause: cause.map(Box::new) }),
-        }
-    }
-
     pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Arc<AssignedQueue>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// All queues of which something may be in hand.
-    fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
+    pub(crate) fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
         let left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.queues().values().chain(&*left).cloned().collect()
     }
@@ -333,7 +297,7 @@ impl Member {
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.
-    fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
     }
 
@@ -389,6 +353,11 @@ impl Member {
         self.suspension.wait(true).await;
     }
 
+    /// Whether there is a filter of the user's own.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Whether the user's own filter lets a message pass.
     pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
         let Some(FilterHook(filter)) = &self.filter else { return true };
@@ -400,24 +369,6 @@ impl Member {
             );
             true
         })
-    }
-
-    /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
-    async fn finish_all(&self, begun: &[Arc<AssignedQueue>], deadline: Deadline) -> bool {
-        let done = CancellationToken::new();
-        let wait = async {
-            let all_done = async {
-                // Deliveries of a stream are in nobody's hands but the user's.
-                for assigned in begun {
-                    assigned.wait_none_in_hand().await;
-                }
-                self.tasks.wait().await;
-            };
-            let finished = timeout_at(deadline.instant(), all_done).await.is_ok();
-            done.cancel();
-            finished
-        };
-        tokio::join!(wait, self.keep_locks(&done)).0
     }
 
     fn consumer_data(&self, subscriptions: &Subscriptions) -> ConsumerData {
@@ -451,7 +402,7 @@ impl Member {
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
     async fn follow_subscriptions(self: &Arc<Self>) {
-        let changing = self.changing_queues.lock().await;
+        let changing = self.changing_queues.write().await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
@@ -462,6 +413,8 @@ impl Member {
         self.withdraw(&gone);
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
+        self.commit_gates.retain(|topic| current.contains_key(topic));
+        self.first_routes.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
@@ -493,7 +446,9 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
+        for (topic, answer) in look_routes_up(&self.client, &self.subscriptions()).await {
+            self.first_routes.note(&topic, &answer);
+        }
     }
 }
 
@@ -506,6 +461,3 @@ impl Stop for Member {
         }
     }
 }
-
-/// What recording offsets and closing connections get even where waiting has used up the time.
-const CLOSING: Duration = Duration::from_secs(1);

@@ -1,11 +1,13 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
+    decode::decompress_within,
     handle::{Handle, Stop},
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
     subscription::wants,
     subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
+    undecodable::is_malformed,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -233,8 +235,13 @@ impl Popper {
         max: i32,
         invisible_ms: i64,
     ) -> Result<Taken, Error> {
-        let came = self.pops.pop(target, subscription, max, invisible_ms).await?;
+        let mut came = self.pops.pop(target, subscription, max, invisible_ms).await?;
         let count = came.len();
+        decompress_within(&mut came, |(message, _)| message, usize::MAX, self.config.max_body_bytes).await;
+        let (undecodable, came) = came.into_iter().partition::<Vec<_>, _>(|(message, _)| {
+            is_malformed(message) || message.decode_error().is_some() && wants(subscription, message)
+        });
+        self.pops.fail(&self.tasks, undecodable).await;
         let wanted = self.pops.keep_wanted(&self.tasks, came, |message| wants(subscription, message)).await;
         let popped = |(message, kept)| {
             PoppedMessage::new(self.pops.client.namespace().strip_message(message), kept, self.pops.clone())
@@ -279,7 +286,7 @@ impl Popper {
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
     }
 
-    fn subscriptions(&self) -> Arc<Subscriptions> {
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -314,7 +321,7 @@ impl Popper {
     }
 
     async fn look_routes_up(&self) {
-        look_routes_up(&self.pops.client, &self.subscriptions()).await;
+        let _ = look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
 }
 

@@ -123,10 +123,15 @@ impl PushConsumer {
     /// its call is broken off after [`shutdown_timeout`](PushConfig::shutdown_timeout), and its message comes again. So
     /// have a task of its own do it.
     ///
+    /// It returns within [`shutdown_timeout`](PushConfig::shutdown_timeout), whatever the listener does, and at most 2.2 s
+    /// later where brokers do not answer. Only a listener that blocks every thread of the runtime delays it further: see
+    /// [`listener`](PushConsumerBuilder::listener).
+    ///
     /// # Errors
     /// [`Error::Unfinished`] where calls were still under way after
-    /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; everything has ended all
-    /// the same, and those messages come again. [`Error::ShutDown`] where the consumer's runtime has ended before.
+    /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; those messages come again.
+    /// Calls on threads ([`blocking_listener`](PushConsumerBuilder::blocking_listener)) run to their end, everything else
+    /// has ended. [`Error::ShutDown`] where the consumer's runtime has ended before.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits

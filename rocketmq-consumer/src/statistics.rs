@@ -338,6 +338,11 @@ impl QueueMeter {
         self.consumed_at.store(self.millis_at(now), Relaxed);
     }
 
+    /// Messages have failed without a listener call.
+    pub(crate) fn failed(&self, messages: usize) {
+        self.topic.failed.fetch_add(messages as u64, Relaxed);
+    }
+
     /// A pull is made.
     pub(crate) fn pulling(&self) -> Instant {
         let now = Instant::now();

@@ -16,9 +16,11 @@ mod wait;
 mod allocation;
 mod assigned_topics;
 mod batches;
+mod blocking;
 mod broadcast;
 mod calls;
 mod changes;
+mod commits;
 mod compressed;
 mod consume;
 mod consuming_faults;
@@ -32,6 +34,8 @@ mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
+mod lag;
+mod later_queues;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -69,6 +73,8 @@ mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
+mod undecodable;
+mod unresponsive;
 mod vip;
 
 use libtest_mimic::Arguments;
@@ -81,7 +87,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
 /// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
 /// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
 /// `retry_v2`, on a cluster of that option.
@@ -147,6 +153,7 @@ fn scenarios() -> Vec<Scenario> {
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
         changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,
+        no_auto_create transaction::a_restarted_producer_is_checked_before_it_sends,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop_since_5 mixed::a_java_member_and_ours_pop_together,
@@ -206,6 +213,11 @@ fn scenarios() -> Vec<Scenario> {
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
         both control::a_listener_may_use_its_own_consumer,
+        both blocking::offsets_are_committed_while_an_async_listener_blocks,
+        both blocking::a_blocking_listener_leaves_the_runtime_to_others,
+        both blocking::ordered_blocking_listeners_keep_order_and_retry,
+        both blocking::a_shutdown_ends_before_a_blocking_call_does,
+        both blocking::nothing_is_begun_after_a_shutdown_though_calls_block,
         both runtimes::more_calls_may_be_wanted_from_anywhere,
         both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
         both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
@@ -274,6 +286,7 @@ fn scenarios() -> Vec<Scenario> {
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
+        both routes::sends_go_on_when_queues_become_fewer,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         pair_since_5 popping_members::messages_of_all_brokers_come,
         since_5 popping_members::two_poppers_share_the_messages,
@@ -345,12 +358,40 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        embedded undecodable::a_damaged_message_is_a_dead_letter_and_the_others_are_consumed,
+        embedded undecodable::a_damaged_message_is_unfinished_until_a_broker_takes_it,
+        embedded undecodable::a_damaged_message_is_retried_as_one_that_failed,
+        embedded undecodable::ordered_and_batch_listeners_get_the_others_in_order,
+        embedded undecodable::a_stream_passes_over_what_cannot_be_decoded,
+        embedded undecodable::a_broadcast_member_counts_it_as_failed_and_goes_on,
+        embedded undecodable::a_poll_does_not_pass_it_before_it_is_skipped,
+        embedded undecodable::a_single_pull_ends_before_it,
+        embedded undecodable::a_popped_one_is_a_dead_letter_in_the_end,
+        both undecodable::properties_in_another_encoding_are_read,
+        both undecodable::a_codec_nobody_knows_ends_among_the_dead_letters,
+        since_5 undecodable::a_popped_codec_nobody_knows_ends_among_the_dead_letters,
+        embedded unresponsive::a_broker_that_does_not_answer_holds_no_topic_up,
+        embedded unresponsive::locks_of_one_broker_do_not_wait_for_another,
+        embedded unresponsive::a_group_unknown_to_one_broker_is_consumed_at_the_other,
+        embedded unresponsive::an_assignment_is_asked_of_another_broker,
+        embedded unresponsive::heartbeats_to_one_broker_do_not_wait_for_another,
+        embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
+        embedded commits::an_offset_that_is_never_kept_is_reported,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
         both dead_letters::tell_where_they_come_from,
         since_5 dead_letters::of_pops_tell_where_they_come_from,
         both assigned_topics::are_fetched_from_with_the_queues_they_get,
         both assigned_topics::may_come_after_the_start,
+        both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
+        both later_queues::queues_that_appear_are_consumed_from_their_first_message,
+        embedded later_queues::where_a_group_begins_is_committed_at_once,
+        both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
+        embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
+        both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
+        both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
+        since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
+        both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
     ]
 }
 
