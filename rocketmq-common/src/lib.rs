@@ -2,7 +2,14 @@
 //! holds connections.
 //!
 //! [`Client`] is the way in: one cluster, its routes, its connections, its heartbeats, and the typed calls. [`Message`]
-//! is what is sent, [`StoredMessage`] what is received. [`protocol`] has every request beside its reply.
+//! is what is sent, [`StoredMessage`] what is received. [`protocol`] has every request beside its reply, [`remote`] the layer
+//! below. [`ClientConfig`] has the options, [`duration`] reads and writes those that are times, [`resolver`] finds name
+//! servers, [`Namespace`] wraps names, [`compress`] has the codecs, [`pop`] the receipt handles.
+//!
+//! Features: `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library and is needed to compress only.
+//! Applications want `rocketmq-producer` and `rocketmq-consumer`, which have the examples.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // message layer
 pub mod compress;

@@ -61,7 +61,8 @@ pub struct PushConfig {
     /// no longer hold the offset of their queue up. The call itself goes on. Above 0; default 15 min.
     #[serde(with = "rocketmq_common::duration")]
     pub consume_timeout: Duration,
-    /// How long a queue that is consumed in order waits after a failure. Default 1 s.
+    /// How long a queue that is consumed in order waits after a failure; less than 10 ms counts as 10 ms, more than 30 s
+    /// as 30 s. Default 1 s.
     #[serde(with = "rocketmq_common::duration")]
     pub suspend_time: Duration,
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
@@ -186,3 +187,133 @@ impl PushConfig {
 }
 
 const DEFAULT_RECONSUME_TIMES: i32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PopConfig, PullConfig};
+    use serde_json::{Value, json};
+
+    /// The option for which a check refuses.
+    fn refused(outcome: Result<(), Error>) -> Option<&'static str> {
+        match outcome {
+            Ok(()) => None,
+            Err(Error::Client(rocketmq_common::Error::Config { option, .. })) => Some(option),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A configuration with one option changed.
+    fn with<C: Serialize + serde::de::DeserializeOwned + Default>(option: &str, value: &Value) -> C {
+        let mut json = serde_json::to_value(C::default()).unwrap();
+        assert!(json.get(option).is_some(), "there is no option {option}");
+        json[option] = value.clone();
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// Options with values at their documented limits, and values beyond these.
+    const OF_ALL: &[(&str, &[&str], &[&str])] = &[
+        ("max_messages_per_queue", &["1"], &["0"]),
+        ("max_bytes_per_queue", &["1"], &["0"]),
+        ("max_messages_per_topic", &["1", "null"], &["0"]),
+        ("max_bytes_per_topic", &["1", "null"], &["0"]),
+        ("max_body_bytes", &["1"], &["0"]),
+        ("pull_batch", &["1", "1024"], &["0", "1025", "-1"]),
+        ("long_poll", &["\"1ms\"", "\"10m\""], &["\"999us\"", "\"10m 1ms\""]),
+        ("commit_interval", &["\"1ns\""], &["\"0s\""]),
+        ("rebalance_interval", &["\"1ns\""], &["\"0s\""]),
+    ];
+    const OF_PUSH: &[(&str, &[&str], &[&str])] = &[
+        ("concurrency", &["1", "100000"], &["0", "100001"]),
+        ("consume_batch", &["1", "1024"], &["0", "1025"]),
+        ("consume_timeout", &["\"1ns\""], &["\"0s\""]),
+        ("max_reconsume_times", &["0", "null"], &["-1"]),
+        ("max_span_per_queue", &["1"], &["0", "-1"]),
+        ("pop_invisible_time", &["\"5s\"", "\"5m\""], &["\"4s 999ms\"", "\"5m 1ms\""]),
+        ("pop_batch", &["1", "32"], &["0", "33"]),
+    ];
+    const OF_POP: &[(&str, &[&str], &[&str])] = &[
+        ("start_at", &["\"First\"", "\"Last\""], &[r#"{"Timestamp":{"secs_since_epoch":0,"nanos_since_epoch":0}}"#]),
+        ("max_reconsume_times", &["0"], &["-1"]),
+        ("max_body_bytes", &["1"], &["0"]),
+        ("long_poll", &["\"0s\"", "\"10m\""], &["\"10m 1ms\""]),
+    ];
+
+    fn check_limits<C: Serialize + serde::de::DeserializeOwned + Default>(
+        limits: &[(&'static str, &[&str], &[&str])],
+        check: impl Fn(C) -> Result<(), Error>,
+    ) {
+        for (option, within, beyond) in limits {
+            let outcome = |value: &str| refused(check(with(option, &serde_json::from_str(value).unwrap())));
+            for value in *within {
+                assert_eq!(outcome(value), None, "{option} = {value}");
+            }
+            for value in *beyond {
+                assert_eq!(outcome(value), Some(*option), "{option} = {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_at_their_documented_limits_are_accepted_and_those_beyond_are_refused() {
+        check_limits(OF_ALL, |config: PushConfig| config.check());
+        check_limits(OF_PUSH, |config: PushConfig| config.check());
+        check_limits(OF_ALL, |config: PullConfig| config.into_member().check());
+        check_limits(OF_POP, |config: PopConfig| config.check());
+    }
+
+    /// A configuration as JSON, without what goes for any client, once it has been read back.
+    fn defaults<C: Serialize + serde::de::DeserializeOwned + Default + PartialEq>() -> Value {
+        let mut json = serde_json::to_value(C::default()).unwrap();
+        assert!(serde_json::from_value::<C>(json.clone()).unwrap() == C::default());
+        assert!(!json.to_string().contains("secs"), "{json}");
+        json["client"].take();
+        json
+    }
+
+    #[test]
+    fn defaults_are_as_documented_and_times_are_short_texts() {
+        let of_push = json!({
+            "concurrency": 20,
+            "consume_batch": 1,
+            "consume_timeout": "15m",
+            "suspend_time": "1s",
+            "start_at": "Last",
+            "max_reconsume_times": null,
+            "max_messages_per_queue": 1000,
+            "max_bytes_per_queue": 100 << 20,
+            "max_body_bytes": 64 << 20,
+            "max_span_per_queue": 2000,
+            "max_messages_per_topic": null,
+            "max_bytes_per_topic": null,
+            "pull_batch": 32,
+            "pop_invisible_time": "1m",
+            "pop_batch": 32,
+            "long_poll": "15s",
+            "commit_interval": "1s",
+            "rebalance_interval": "20s",
+            "revoke_timeout": "1s",
+            "shutdown_timeout": "10s",
+            "offset_dir": null,
+            "client": null,
+        });
+        assert_eq!(defaults::<PushConfig>(), of_push);
+        let of_pull = defaults::<PullConfig>();
+        for (option, value) in of_pull.as_object().unwrap() {
+            let expected = if option == "auto_commit" { &Value::Bool(true) } else { &of_push[option] };
+            assert_eq!(value, expected, "{option}");
+        }
+        let of_pop = json!({
+            "start_at": "Last",
+            "is_ordered": false,
+            "max_reconsume_times": 16,
+            "max_body_bytes": 64 << 20,
+            "long_poll": "15s",
+            "shutdown_timeout": "10s",
+            "client": null,
+        });
+        assert_eq!(defaults::<PopConfig>(), of_pop);
+        assert_eq!(PushConfig::default().reconsume_limit(false), 16);
+        assert_eq!(PushConfig::default().reconsume_limit(true), i32::MAX);
+    }
+}

@@ -20,8 +20,8 @@ pub struct PopConfig {
     /// Whether messages come in the order of their queue: it gives nothing before all that was popped from it is
     /// acknowledged, or comes again. All members of a group say the same. Default false.
     pub is_ordered: bool,
-    /// How often a message that was not acknowledged comes again before it goes to the dead letter queue; 0 sends it
-    /// there when it would come the second time. Default 16.
+    /// How often a message that was not acknowledged comes again before it goes to the dead letter queue, 0 or more; 0
+    /// sends it there when it would come the second time. Default 16.
     pub max_reconsume_times: i32,
     /// Most bytes of a body after it is decompressed, 1 or more: a message with a larger one counts as one that cannot be
     /// decoded, and comes again until it is a dead letter. Default 64 MiB.

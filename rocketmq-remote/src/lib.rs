@@ -19,7 +19,12 @@
 //! # fn main() {}
 //! ```
 //!
+//! [`CommandCodec`] has the frames alone, [`duration`] reads and writes the times of configurations. There are no
+//! features.
+//!
 //! This crate knows commands and no topics: messages, routes and clients live in `rocketmq-common`.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod code;
 mod codec;

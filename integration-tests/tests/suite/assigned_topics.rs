@@ -99,8 +99,8 @@ pub(crate) async fn may_come_after_the_start(cluster: &Cluster) -> Result<()> {
     ensure!(none.assigned_queues().is_empty(), "assigned are {:?}", none.assigned_queues());
     expect_nothing(&none).await?;
 
-    cluster.at("a topic that is not there yet, with a filter");
-    let early = puller(cluster, &random_name("group"), quick(first())).assign_all([&topic]);
+    cluster.at("a topic that is not there yet, from its first message on, with a filter");
+    let early = puller(cluster, &random_name("group"), quick(PullConfig::default())).assign_all([&topic]);
     let early = early.assign_filter(&topic, Filter::tags("eu")).start().await?;
     cluster.create_topic(&topic, usize::MAX, 2).await?;
     let producer = cluster.producer().await?;

@@ -392,6 +392,10 @@ fn scenarios() -> Vec<Scenario> {
         embedded commits::an_offset_that_is_never_kept_is_reported,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
         both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
         both later_queues::queues_that_appear_are_consumed_from_their_first_message,
         embedded later_queues::where_a_group_begins_is_committed_at_once,
@@ -401,10 +405,6 @@ fn scenarios() -> Vec<Scenario> {
         both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
         since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
         both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
-        both dead_letters::tell_where_they_come_from,
-        since_5 dead_letters::of_pops_tell_where_they_come_from,
-        both assigned_topics::are_fetched_from_with_the_queues_they_get,
-        both assigned_topics::may_come_after_the_start,
     ]
 }
 
