@@ -1,6 +1,6 @@
 use crate::Error;
 use rocketmq_common::{ClientConfig, protocol::ConsumeFrom};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -18,8 +18,13 @@ pub enum StartAt {
     Last,
     /// At the first message the queue still holds.
     First,
-    /// At the first message stored at or after a moment.
-    Timestamp(SystemTime),
+    /// At the first message stored at or after a moment. One before 1970 is as good as 1970, and is written down as that.
+    Timestamp(#[serde(serialize_with = "since_epoch")] SystemTime),
+}
+
+/// Serializes a moment; serde refuses those before 1970, when no message was stored.
+fn since_epoch<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    (*time).max(SystemTime::UNIX_EPOCH).serialize(serializer)
 }
 
 impl StartAt {
@@ -315,5 +320,14 @@ mod tests {
         assert_eq!(defaults::<PopConfig>(), of_pop);
         assert_eq!(PushConfig::default().reconsume_limit(false), 16);
         assert_eq!(PushConfig::default().reconsume_limit(true), i32::MAX);
+    }
+
+    #[test]
+    fn a_start_before_1970_is_written_down_as_1970() {
+        let hour = Duration::from_secs(3600);
+        let written = |time| serde_json::to_string(&StartAt::Timestamp(time)).unwrap();
+        assert_eq!(written(SystemTime::UNIX_EPOCH - hour), written(SystemTime::UNIX_EPOCH));
+        let later = StartAt::Timestamp(SystemTime::UNIX_EPOCH + hour);
+        assert_eq!(serde_json::from_str::<StartAt>(&serde_json::to_string(&later).unwrap()).unwrap(), later);
     }
 }

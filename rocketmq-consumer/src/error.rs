@@ -153,8 +153,32 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Client(error) => error.is_retryable(),
-            Self::OffsetStore { .. } | Self::NotRecorded { .. } | Self::OffsetNotKept { .. } => true,
+            Self::FilterRefused { source, .. } | Self::HandleRefused { source } => source.is_retryable(),
+            // Committing again asks again, unless the cause is one that stays.
+            Self::NotRecorded { cause, .. } => cause.as_ref().is_none_or(|cause| cause.is_retryable()),
+            // The messages come again, and from other brokers others do.
+            Self::OffsetStore { .. } | Self::OffsetNotKept { .. } | Self::PopInfo(_) => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wraps_an_error_is_as_retryable_as_its_cause() {
+        let passing = || Error::Client(rocketmq_common::Error::BrokerNotFound { broker_name: "broker-a".into() });
+        let staying = || Error::Client(rocketmq_common::Error::ShutDown);
+        let not_recorded = |cause| Error::NotRecorded { queues: 1, cause };
+        assert!(not_recorded(None).is_retryable());
+        assert!(not_recorded(Some(passing().into())).is_retryable());
+        assert!(not_recorded(Some(not_recorded(Some(passing().into())).into())).is_retryable());
+        assert!(!not_recorded(Some(staying().into())).is_retryable());
+        let missing = PopInfoError::Missing { queue_id: 0, offset: 0 };
+        assert!(Error::from(missing).is_retryable());
+        let source = rocketmq_common::Error::BrokerNotFound { broker_name: "broker-a".into() };
+        assert!(Error::HandleRefused { source }.is_retryable());
     }
 }

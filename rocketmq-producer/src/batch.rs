@@ -22,12 +22,14 @@ impl Producer {
     /// Sends many messages of one topic in one request: they are stored one after the other in one queue, all or none.
     /// A list too long for one request is divided by [`split_batch`](Self::split_batch).
     ///
+    /// Messages that all have the same sharding key go to the queue of that key.
+    ///
     /// With [`compression`](crate::ProducerConfig::compression), all bodies are compressed where one is large enough for
     /// it and the batch gets smaller.
     ///
     /// # Errors
-    /// [`Error::Message`] for an empty list, different topics, delayed messages, or more bytes than a message may
-    /// have; else as [`send`](Self::send).
+    /// [`Error::Message`] for an empty list, different topics, different sharding keys, delayed messages, or more bytes than
+    /// a message may have; else as [`send`](Self::send).
     ///
     /// # Cancel safety
     /// As [`send`](Self::send).
@@ -39,8 +41,8 @@ impl Producer {
         self.send_batch_selected(None, messages).await
     }
 
-    /// Sends many messages to a queue of your choice, a selector seeing the first of them: [`send_batch`](Self::send_batch)
-    /// in all else.
+    /// Sends many messages to a queue of your choice, a selector seeing the first of them, whatever their sharding keys:
+    /// [`send_batch`](Self::send_batch) in all else.
     ///
     /// # Errors
     /// Also [`Error::NoSuchQueue`] and [`Error::BadSelection`] for a choice that is none.
@@ -52,10 +54,10 @@ impl Producer {
         let shared = self.shared();
         let deadline = Deadline::after(shared.config.send_timeout);
         let _in_flight = shared.begin(deadline)?;
-        let mut batch = shared.check_batch(messages)?;
+        let mut batch = shared.check_batch(messages, select)?;
         let watch = batch.watch.take();
         let result = async {
-            let (mut delivery, ids) = shared.load_batch(batch, select, deadline).await?;
+            let (mut delivery, ids) = shared.load_batch(batch, deadline).await?;
             let (queue, answer) = delivery.run(shared).await?;
             Ok(BatchReceipt::new(ids, queue, answer))
         };
@@ -74,12 +76,12 @@ impl Producer {
     /// As [`send_async`](Self::send_async).
     pub async fn send_batch_async(&self, messages: Vec<Message>) -> Result<PendingBatchReceipt, Error> {
         let shared = self.shared();
-        let batch = shared.check_batch(messages)?;
+        let batch = shared.check_batch(messages, None)?;
         run_detached(shared, shared.clone().queue_batch(batch)).await
     }
 
     /// Divides messages of one topic into lists that each fit into one [`send_batch`](Self::send_batch), keeping their
-    /// order. A message that is too large by itself makes a list of its own, which is then refused.
+    /// order; a list ends where the sharding key changes. A message that is too large by itself makes a list of its own, which is then refused.
     ///
     /// ```
     /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
@@ -101,13 +103,19 @@ impl Producer {
 pub(crate) struct Checked {
     messages: Vec<Message>,
     size: usize,
+    /// How its queue is chosen, if it is.
+    select: Option<Select>,
     watch: Option<Watch>,
 }
 
 impl Shared {
-    fn check_batch(&self, mut messages: Vec<Message>) -> Result<Checked, Error> {
+    fn check_batch(&self, mut messages: Vec<Message>, select: Option<Select>) -> Result<Checked, Error> {
         let max = self.config.max_message_bytes;
         check_batch(&messages, max)?;
+        let select = match select {
+            Some(select) => Some(select),
+            None => sharding_key_of(&messages)?.map(Select::hash),
+        };
         for message in &mut messages {
             self.enter_namespace(message)?;
             ensure_unique_id(message);
@@ -117,7 +125,7 @@ impl Shared {
         if size > max {
             return Err(MessageError::BodyTooLarge { size, max }.into());
         }
-        Ok(Checked { messages, size, watch })
+        Ok(Checked { messages, size, select, watch })
     }
 
     /// Queues a batch once there is room for it.
@@ -126,7 +134,7 @@ impl Shared {
         let deadline = Deadline::after(self.config.send_timeout);
         let in_flight = self.begin(deadline)?;
         let watch = batch.watch.take();
-        let (delivery, ids) = match self.load_batch(batch, None, deadline).await {
+        let (delivery, ids) = match self.load_batch(batch, deadline).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 show(watch.as_ref(), &Err(error.clone()));
@@ -148,11 +156,10 @@ impl Shared {
     async fn load_batch(
         &self,
         batch: Checked,
-        select: Option<Select>,
         deadline: Deadline,
     ) -> Result<(Delivery<SendBatchMessage>, Vec<String>), Error> {
         let (mut chosen, mut selection) = (None, None);
-        if let (Some(select), Some(first)) = (select, batch.messages.first()) {
+        if let (Some(select), Some(first)) = (batch.select, batch.messages.first()) {
             chosen = Some(self.choose(&select, first, deadline).await?);
             selection = Some(Selection::new(select, first));
         }
@@ -215,7 +222,9 @@ fn split(messages: Vec<Message>, max_bytes: usize) -> Vec<Vec<Message>> {
         // The id is part of the size.
         ensure_unique_id(&mut message);
         let bytes = encoded_size(&message);
-        if size + bytes > max_bytes && !part.is_empty() {
+        let key = message.properties().sharding_key();
+        let has_other_key = part.last().is_some_and(|last: &Message| last.properties().sharding_key() != key);
+        if has_other_key || size + bytes > max_bytes && !part.is_empty() {
             parts.push(std::mem::take(&mut part));
             size = 0;
         }
@@ -226,6 +235,13 @@ fn split(messages: Vec<Message>, max_bytes: usize) -> Vec<Vec<Message>> {
         parts.push(part);
     }
     parts
+}
+
+/// The sharding key that all messages of a batch have; `None` where none has one.
+fn sharding_key_of(messages: &[Message]) -> Result<Option<&str>, MessageError> {
+    let mut keys = messages.iter().map(|message| message.properties().sharding_key());
+    let first = keys.next().flatten();
+    if keys.all(|key| key == first) { Ok(first) } else { Err(MessageError::ShardingKeysInBatch) }
 }
 
 /// Shows those who watch what became of each message of a batch.
@@ -243,3 +259,31 @@ fn show(watch: Option<&Watch>, result: &Result<BatchReceipt, Error>) {
 
 /// What the layout of a batch adds to an item's body and properties.
 const ITEM_BYTES: usize = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyed(keys: &[&str]) -> Vec<Message> {
+        let message = |key: &&str| match *key {
+            "" => Message::new("t", "body"),
+            key => Message::new("t", "body").sharding_key(key),
+        };
+        keys.iter().map(message).collect()
+    }
+
+    #[test]
+    fn a_batch_has_one_sharding_key_or_none() {
+        assert_eq!(sharding_key_of(&keyed(&["", ""])), Ok(None));
+        assert_eq!(sharding_key_of(&keyed(&["a", "a"])), Ok(Some("a")));
+        for mixed in [&["a", "b"], &["", "a"], &["a", ""]] {
+            assert_eq!(sharding_key_of(&keyed(mixed)), Err(MessageError::ShardingKeysInBatch), "{mixed:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_divided_where_the_key_changes() {
+        let parts = split(keyed(&["a", "a", "b", "", "", "a"]), 1 << 20);
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2, 1]);
+    }
+}

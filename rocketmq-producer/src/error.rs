@@ -2,7 +2,12 @@ use crate::answers::is_refusal_of_route;
 use rocketmq_common::{MessageError, MessageQueue, compress::CompressError};
 use std::{fmt, sync::Arc, time::Duration};
 
-/// Why a producer did not start, or a message was not sent.
+/// Why a producer did not start, or a message was not sent, or not known to be.
+///
+/// An error after a time-out or a broken connection does not mean that nothing was stored: the broker may have stored the
+/// message and its answer been lost. [`may_have_happened`](Self::may_have_happened) tells such errors apart. Sending the
+/// message again may then store it twice: give it an id of its own ([`Message::unique_id`](crate::Message::unique_id), or
+/// a key), and have consumers recognize what they have done already.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -161,7 +161,8 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::Message`] for a message that breaks a rule, before anything is sent; [`Error::Client`] where the topic
-    /// does not exist or no name server answers; [`Error::NotSent`] names every attempt.
+    /// does not exist or no name server answers; [`Error::NotSent`] names every attempt. After a time-out the message may have
+    /// been stored all the same: [`Error::may_have_happened`] says so, and sending it again could store it twice.
     ///
     /// # Cancel safety
     /// Dropping the future makes no further attempt; one that has begun may still store the message. With

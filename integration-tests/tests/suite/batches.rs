@@ -117,3 +117,24 @@ pub(crate) async fn bodies_of_a_batch_lie_compressed_and_arrive_whole(cluster: &
     }
     Ok(())
 }
+
+pub(crate) async fn a_batch_of_one_sharding_key_goes_to_the_queue_of_the_key(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(8).await?;
+    let producer = cluster.producer().await?;
+    let keyed = |key: &str| Message::new(&topic, "body").sharding_key(key);
+    for key in ["user-1", "user-2", "user-3"] {
+        let queue = producer.send(keyed(key)).await?.queue;
+        for _ in 0..3 {
+            let receipt = producer.send_batch(vec![keyed(key), keyed(key)]).await?;
+            ensure!(receipt.queue == queue, "a batch of {key} went to {}, a message to {queue}", receipt.queue);
+        }
+        let receipt = producer.send_batch_async(vec![keyed(key), keyed(key)]).await?.await?;
+        ensure!(receipt.queue == queue, "a queued batch of {key} went to {}, a message to {queue}", receipt.queue);
+    }
+    for mixed in [vec![keyed("user-1"), keyed("user-2")], vec![keyed("user-1"), Message::new(&topic, "body")]] {
+        let refused = producer.send_batch(mixed).await;
+        let is_refused = matches!(refused, Err(Error::Message(MessageError::ShardingKeysInBatch)));
+        ensure!(is_refused, "different keys came to {refused:?}");
+    }
+    Ok(producer.shutdown().await?)
+}

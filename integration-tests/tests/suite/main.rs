@@ -350,6 +350,7 @@ fn scenarios() -> Vec<Scenario> {
         embedded linger::a_batch_that_fails_fails_for_its_own_messages,
         both interceptors::interceptors_see_every_send_and_add_properties,
         both batches::a_long_list_is_divided_and_arrives_in_order,
+        both batches::a_batch_of_one_sharding_key_goes_to_the_queue_of_the_key,
         both batches::a_batch_goes_to_the_queue_of_ones_choice,
         both batches::bodies_of_a_batch_lie_compressed_and_arrive_whole,
         embedded sending_faults::a_topic_that_may_not_be_written_is_an_error_and_recovers,

@@ -116,6 +116,9 @@ pub enum MessageError {
     /// A message of a batch is delayed.
     #[error("a message of a batch cannot be delayed")]
     DelayInBatch,
+    /// The messages of a batch have different sharding keys, or only some have one: a batch lies in one queue.
+    #[error("the messages of a batch have different sharding keys, and so belong to different queues")]
+    ShardingKeysInBatch,
     /// The messages of a batch differ in whether the broker waits for disk and replicas.
     #[error("the messages of a batch differ in whether the broker waits for disk and replicas")]
     WaitStoreInBatch,
