@@ -386,6 +386,7 @@ fn scenarios() -> Vec<Scenario> {
         both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
         since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
         both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
+        embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
     ]
 }
 
