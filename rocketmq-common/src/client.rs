@@ -1,4 +1,5 @@
 mod calls;
+mod health;
 mod hedge;
 mod locks;
 mod members;
@@ -10,8 +11,9 @@ mod replies;
 mod routes;
 
 use crate::{
-    ClientConfig, Error, Namespace, TopicRoute,
+    ClientConfig, ConditionKind, Error, Namespace, TopicRoute,
     identity::client_id,
+    internal::Conditions,
     message::names::AUTO_CREATE_TOPIC,
     name_server::{self, NameServerSource, NameServers},
     pool::Pool,
@@ -39,7 +41,7 @@ use tokio::{
     runtime::Handle as Runtime,
     sync::{Notify, watch},
     task::JoinSet,
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -81,6 +83,10 @@ struct Shared {
     members: Members,
     /// The addresses being told that groups were left, with the number of tasks that do so: a heartbeat there waits.
     unregistering: watch::Sender<HashMap<Arc<str>, usize>>,
+    /// What fails at the moment, as far as it concerns all groups of this client.
+    conditions: Conditions,
+    /// When a broker last accepted a heartbeat.
+    last_heartbeat: Mutex<Option<Instant>>,
     /// Which broker last told of the members of a group.
     last_good: Mutex<HashMap<Arc<str>, Arc<str>>>,
     replies: Arc<Replies>,
@@ -125,6 +131,8 @@ impl Client {
             routes: RouteTable::default(),
             members: Members::default(),
             unregistering: watch::Sender::default(),
+            conditions: Conditions::default(),
+            last_heartbeat: Mutex::default(),
             last_good: Mutex::default(),
             replies: Arc::default(),
             stale: Mutex::default(),
@@ -371,6 +379,10 @@ async fn beat(shared: Arc<Shared>) {
         shared.pool.retain(|addr| brokers.contains(addr) || shared.name_servers.contains(addr));
         let vip: HashSet<Arc<str>> = brokers.iter().filter_map(vip_addr).collect();
         shared.vip_pool.retain(|addr| vip.contains(addr));
+        shared.conditions.retain(|kind, subject| match kind {
+            ConditionKind::Heartbeat => brokers.contains(subject),
+            _ => true,
+        });
         shared.heartbeat().await;
     }
 }

@@ -73,6 +73,7 @@ mod pull_once;
 mod push;
 mod rebalance;
 mod recreated;
+mod report;
 mod send_again;
 mod share;
 mod shutdown;
@@ -109,7 +110,7 @@ pub use pull_config::{Position, PullConfig};
 pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
-    ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    ClientConfig, Condition, ConditionKind, Error as ClientError, Health, MessageQueue, StoredMessage,
     message::{CorruptCause, CorruptRecord},
     pop::{HandleError, PopInfoError},
     resolver,

@@ -15,6 +15,7 @@ use crate::{
     polling::{Polling, keep_routes},
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
+    report::Report,
     share::Sharing,
     stall::StallWatch,
     start_offset::FirstRoutes,
@@ -24,7 +25,7 @@ use crate::{
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Client, Ending, MessageQueue, StoredMessage,
+    Client, Ending, Health, MessageQueue, StoredMessage,
     message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
 };
@@ -78,6 +79,7 @@ pub(crate) struct Member {
     pub(crate) interceptors: Interceptors,
     pub(crate) meters: Meters,
     pub(crate) operators: Operators,
+    pub(crate) report: Report,
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
@@ -147,6 +149,7 @@ impl Member {
             is_ordered: false,
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
+        let report = Report::new(client.clone(), group.clone());
         let member = Arc::new(Self {
             stall_watch: StallWatch::new(group.clone(), &Runtime::current()),
             client,
@@ -158,6 +161,7 @@ impl Member {
             interceptors,
             meters: Meters::default(),
             operators: Operators::default(),
+            report,
             is_broadcast,
             sharing,
             offsets,
@@ -221,6 +225,13 @@ impl Member {
         self.queues().keys().map(|queue| namespace.strip_queue(queue.clone())).collect()
     }
 
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.client.health();
+        health.assigned_queues = Some(self.queues().len());
+        health.conditions.extend(self.report.conditions.current());
+        health
+    }
+
     /// The group, as the user names it.
     pub(crate) fn group(&self) -> &str {
         self.client.namespace().strip_group(&self.group)
@@ -261,6 +272,7 @@ impl Member {
                 return Ok(());
             }
             remove(subscriptions, &topic)?;
+            self.report.topic_gone(&topic);
             subscriptions.remove(&self.pop_retry_topic(&topic));
             Ok(())
         })

@@ -7,15 +7,16 @@ use super::{
     until_stopped,
 };
 use crate::{
-    Error,
+    ConditionKind, Error,
+    internal::Conditions,
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
-use rocketmq_remote::{Connection, Deadline, Json};
+use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 impl Client {
@@ -197,6 +198,27 @@ impl Shared {
         }
     }
 
+    /// Logs a heartbeat that failed, once until one succeeds again.
+    fn heartbeat_ended(&self, addr: &Arc<str>, error: Option<&RemoteError>) {
+        let Some(error) = error else {
+            *self.last_heartbeat.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Instant::now());
+            if self.conditions.ends(ConditionKind::Heartbeat, addr) {
+                tracing::info!(%addr, "the broker accepts heartbeats again");
+            }
+            return;
+        };
+        let hint = Conditions::hint(error.response_code());
+        let is_news = self.conditions.begins(ConditionKind::Heartbeat, addr, error);
+        let error = error as &dyn std::error::Error;
+        if is_news {
+            tracing::warn!(
+                %addr, error, hint, "heartbeat failed: this broker forgets the client's groups if no heartbeat succeeds"
+            );
+        } else {
+            tracing::debug!(%addr, error, "heartbeat still fails");
+        }
+    }
+
     /// Answers the groups it named that have been left meanwhile: the broker may have heard that first.
     async fn send_heartbeat(&self, connection: &Connection) -> Vec<Group> {
         if self.members.is_empty() {
@@ -213,9 +235,8 @@ impl Shared {
             ..HeartbeatData::default()
         };
         let deadline = Deadline::after(self.config.request_timeout);
-        if let Err(error) = connection.call(&Heartbeat {}, Json(data), deadline).await {
-            tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
-        }
+        let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
+        self.heartbeat_ended(connection.addr(), answer.as_ref().err());
         self.members.left_since(named)
     }
 }
