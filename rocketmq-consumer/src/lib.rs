@@ -87,6 +87,7 @@ mod subscriptions;
 mod suspension;
 mod topic_watch;
 mod undecodable;
+mod unequal;
 mod unrecorded;
 mod wiring;
 

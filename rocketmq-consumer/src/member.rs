@@ -22,6 +22,7 @@ use crate::{
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
+    unequal::Rounds,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -80,6 +81,8 @@ pub(crate) struct Member {
     pub(crate) meters: Meters,
     pub(crate) operators: Operators,
     pub(crate) report: Report,
+    /// What comparing the subscriptions of the group's members has come to, by topic.
+    pub(crate) compared: Mutex<BTreeMap<Arc<str>, Rounds>>,
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
@@ -162,6 +165,7 @@ impl Member {
             meters: Meters::default(),
             operators: Operators::default(),
             report,
+            compared: Mutex::default(),
             is_broadcast,
             sharing,
             offsets,

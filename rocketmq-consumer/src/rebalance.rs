@@ -43,9 +43,14 @@ pub(crate) async fn rebalance(member: Arc<Member>) {
                 () = sleep(pause) => {}
             }
         };
+        let compare = async {
+            if balance == Balance::Done {
+                member.compare_subscriptions().await;
+            }
+        };
         tokio::select! {
             () = member.stopped.cancelled() => return,
-            () = wait => {}
+            ((), ()) = async { tokio::join!(wait, compare) } => {}
         }
     }
 }

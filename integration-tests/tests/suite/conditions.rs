@@ -293,3 +293,26 @@ pub(crate) async fn a_group_that_one_broker_knows_is_consumed_there(cluster: &Cl
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
+
+/// One member wants a tag that another one does not.
+pub(crate) async fn unequal_subscriptions_are_one_warning(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
+    let interval = Duration::from_millis(500);
+    let config = PushConfig { rebalance_interval: interval, ..Default::default() };
+    let join = |filter: &str| {
+        let builder = cluster.consumer(&group).config(config.clone()).subscribe(&topic, Filter::tags(filter));
+        builder.listener(inbox.listener()).start()
+    };
+    let first = join("eu").await?;
+    let second = join("us || asia").await?;
+    let unequal = [&*group, &*topic, "another member of the group has another filter"];
+    logged(Level::WARN, &unequal).await?;
+    logged_once(&[&group, &topic, "us || asia", "own=\"eu\"", second.client().id()])?;
+    ensure!(has(&first.health(), ConditionKind::Subscription), "{:?}", first.health());
+    ensure!(!has(&second.health(), ConditionKind::Subscription), "{:?}", second.health());
+    first.subscribe(&topic, Filter::tags("asia || us")).await?;
+    logged(Level::INFO, &[&group, &topic, "have the same filter"]).await?;
+    logged_once(&unequal)?;
+    first.shutdown().await?;
+    Ok(second.shutdown().await?)
+}

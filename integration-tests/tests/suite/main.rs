@@ -400,6 +400,7 @@ fn scenarios() -> Vec<Scenario> {
         strict conditions::a_group_that_does_not_exist_is_one_warning,
         strict conditions::a_group_that_may_not_consume_is_one_warning,
         strict conditions::a_group_that_one_broker_knows_is_consumed_there,
+        both conditions::unequal_subscriptions_are_one_warning,
         embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
     ]
 }
