@@ -290,7 +290,11 @@ pub(crate) async fn a_group_that_one_broker_knows_is_consumed_there(cluster: &Cl
     inbox.has_each_once(&ids, SOON).await?;
     ensure!(ids.len() == 20, "{} messages", ids.len());
     logged(Level::WARN, &[&group, &topic, "pull fails", "autoCreateSubscriptionGroup"]).await?;
-    consumer.shutdown().await?;
+    match consumer.shutdown().await {
+        // Nor does the first broker keep an offset of the group.
+        Ok(()) | Err(rocketmq_consumer::Error::Unfinished { messages: 0, .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(producer.shutdown().await?)
 }
 
