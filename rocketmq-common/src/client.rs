@@ -1,4 +1,5 @@
 mod calls;
+mod health;
 mod hedge;
 mod locks;
 mod look_up;
@@ -11,8 +12,9 @@ mod replies;
 mod routes;
 
 use crate::{
-    ClientConfig, Error, Namespace, TopicRoute,
+    ClientConfig, ConditionKind, Error, Namespace, TopicRoute,
     identity::client_id,
+    internal::Conditions,
     message::names::AUTO_CREATE_TOPIC,
     name_server::{self, NameServerSource, NameServers},
     pool::Pool,
@@ -37,7 +39,7 @@ use tokio::{
     runtime::Handle as Runtime,
     sync::{Notify, watch},
     task::JoinSet,
-    time::timeout_at,
+    time::{Instant, timeout_at},
 };
 
 /// One client of one cluster: its connections, its routes, its heartbeats. A cheap handle.
@@ -78,6 +80,10 @@ struct Shared {
     members: Members,
     /// The addresses being told that groups were left, with the number of tasks that do so: a heartbeat there waits.
     unregistering: watch::Sender<HashMap<Arc<str>, usize>>,
+    /// What fails at the moment, as far as it concerns all groups of this client.
+    conditions: Conditions,
+    /// When a broker last accepted a heartbeat.
+    last_heartbeat: Mutex<Option<Instant>>,
     /// Which broker last told of the members of a group.
     last_good: Mutex<HashMap<Arc<str>, Arc<str>>>,
     replies: Arc<Replies>,
@@ -121,6 +127,8 @@ impl Client {
             routes: RouteTable::default(),
             members: Members::default(),
             unregistering: watch::Sender::default(),
+            conditions: Conditions::default(),
+            last_heartbeat: Mutex::default(),
             last_good: Mutex::default(),
             replies: Arc::default(),
             stale: Mutex::default(),
@@ -311,6 +319,10 @@ async fn beat(shared: Arc<Shared>) {
         shared.pool.retain(|addr| brokers.contains(addr) || shared.name_servers.contains(addr));
         let vip: HashSet<Arc<str>> = brokers.iter().filter_map(vip_addr).collect();
         shared.vip_pool.retain(|addr| vip.contains(addr));
+        shared.conditions.retain(|kind, subject| match kind {
+            ConditionKind::Heartbeat => brokers.contains(subject),
+            _ => true,
+        });
         shared.heartbeat().await;
     }
 }

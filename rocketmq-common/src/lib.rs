@@ -20,6 +20,7 @@ mod client;
 mod config;
 mod ending;
 mod error;
+mod health;
 mod identity;
 #[doc(hidden)]
 pub mod internal;
@@ -40,6 +41,7 @@ pub use client::{Client, ConsumingDirectly, ExpectedReply, Operated, Refusal, Tr
 pub use config::ClientConfig;
 pub use ending::Ending;
 pub use error::{Error, UnreadableReply};
+pub use health::{Condition, ConditionKind, Health};
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
 pub use name_server::NameServerSource;
 pub use namespace::{Namespace, strip_any_namespace};

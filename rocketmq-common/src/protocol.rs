@@ -22,7 +22,7 @@ pub use assignment::{
     Assignment, Assignments, MemberOfGroup, QueryAssignment, RequestMode, RequestModeOfGroup, SetRequestMode,
 };
 pub use group::{
-    ConsumerConnections, ConsumerIds, GetConsumerConnections, GetConsumerList, KnownSubscription,
+    ConsumerConnection, ConsumerConnections, ConsumerIds, GetConsumerConnections, GetConsumerList, KnownSubscription,
     NotifyConsumerIdsChanged,
 };
 pub use heartbeat::{

@@ -161,6 +161,14 @@ impl Error {
             _ => false,
         }
     }
+
+    /// The code a broker answered, where one has answered.
+    pub(crate) fn response_code(&self) -> Option<rocketmq_common::remote::ResponseCode> {
+        match self {
+            Self::Client(error) => error.response_code(),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

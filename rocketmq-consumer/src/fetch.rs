@@ -8,7 +8,7 @@ use crate::{
     source::Source,
 };
 use rocketmq_common::{
-    Backoff, Error,
+    Backoff, ConditionKind, Error,
     protocol::{ExpressionType, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
@@ -22,6 +22,7 @@ pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, set
         () = assigned.ended() => {}
         () = fetch_on(&member, &assigned, settle) => {}
     }
+    member.report.queue_gone(&assigned.queue);
 }
 
 async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
@@ -65,9 +66,10 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
         match answer {
             Ok(_) if was_gone => match begin_again(member, assigned, place).await {
                 Ok(next) => (place, was_gone) = (next, false),
-                Err(error) => pause(assigned, &error, &mut failures).await,
+                Err(error) => pause(member, assigned, ConditionKind::StartOffset, &error, &mut failures).await,
             },
             Ok(answer) => {
+                member.report.queue_works(ConditionKind::Pull, &assigned.queue);
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
                 size.answered(answer.body.len());
@@ -101,7 +103,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
                     member.client.heartbeat_soon();
                 }
                 was_gone |= error.response_code() == Some(ResponseCode::TOPIC_NOT_EXIST);
-                pause(assigned, &error, &mut failures).await;
+                pause(member, assigned, ConditionKind::Pull, &error.into(), &mut failures).await;
             }
         }
     }
@@ -134,9 +136,12 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Optio
             Some(_) => member.recorded_offset(&assigned.queue).await.map(|recorded| (recorded, true)),
         };
         let (recorded, is_recorded) = match recorded {
-            Ok(found) => found,
+            Ok(found) => {
+                member.report.queue_works(ConditionKind::StartOffset, &assigned.queue);
+                found
+            }
             Err(error) => {
-                pause(assigned, &error, &mut failures).await;
+                pause(member, assigned, ConditionKind::StartOffset, &error, &mut failures).await;
                 continue;
             }
         };
@@ -183,13 +188,16 @@ fn wants_heartbeat(code: ResponseCode) -> bool {
 }
 
 /// How long to wait after a failure, longer each time.
-fn pause(assigned: &AssignedQueue, error: &(dyn std::error::Error + 'static), failures: &mut u32) -> Sleep {
+fn pause(
+    member: &Member,
+    assigned: &AssignedQueue,
+    kind: ConditionKind,
+    error: &crate::Error,
+    failures: &mut u32,
+) -> Sleep {
     *failures = failures.saturating_add(1);
+    member.report.queue_failed(kind, &assigned.queue, *failures, error);
     let wait = BACKOFF.wait(*failures, random_u64());
-    tracing::debug!(
-        queue = %assigned.queue, failures = *failures, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        error, "fetching pauses"
-    );
     sleep(wait)
 }
 

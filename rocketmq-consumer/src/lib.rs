@@ -114,6 +114,7 @@ mod pull_size;
 mod push;
 mod rebalance;
 mod recreated;
+mod report;
 mod send_again;
 mod share;
 mod shutdown;
@@ -128,6 +129,7 @@ mod suspension;
 mod topic_watch;
 mod unclaimed;
 mod undecodable;
+mod unequal;
 mod unrecorded;
 mod wiring;
 
@@ -152,7 +154,7 @@ pub use pull_config::{Position, PullConfig};
 pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
-    ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    ClientConfig, Condition, ConditionKind, Error as ClientError, Health, MessageQueue, StoredMessage,
     message::{CorruptCause, CorruptRecord},
     pop::{HandleError, PopInfoError},
     resolver,

@@ -59,6 +59,7 @@ impl Member {
         let queues: Vec<_> = of_broker.iter().map(|assigned| assigned.queue.clone()).collect();
         match self.client.lock_queues(&self.group, &broker_name, &queues).await {
             Ok((locked, lender)) => {
+                self.report.lock_works(&broker_name);
                 let mut all = true;
                 for assigned in &of_broker {
                     let Some(order) = &assigned.order else { continue };
@@ -74,9 +75,7 @@ impl Member {
                 all
             }
             Err(error) => {
-                tracing::warn!(
-                    group = %self.group, %broker_name, error = &error as &dyn std::error::Error, "locks not renewed"
-                );
+                self.report.lock_failed(&broker_name, &error);
                 of_broker.iter().for_each(|assigned| self.doubt_lock(assigned));
                 false
             }
@@ -117,6 +116,7 @@ impl Member {
         let asked_at = Instant::now();
         match self.client.lock_queues(&self.group, broker_name, queues).await {
             Ok((locked, lender)) => {
+                self.report.lock_works(broker_name);
                 let granted = locked.into_iter().filter(|queue| queues.contains(queue)).map(|queue| {
                     let order = Order::new(Hold::needed());
                     order.grant(asked_at, lender.clone());
@@ -125,9 +125,7 @@ impl Member {
                 granted.collect()
             }
             Err(error) => {
-                tracing::warn!(
-                    group = %self.group, %broker_name, error = &error as &dyn std::error::Error, "queues not locked"
-                );
+                self.report.lock_failed(broker_name, &error);
                 BTreeMap::new()
             }
         }

@@ -17,16 +17,18 @@ use crate::{
     polling::{Polling, keep_routes},
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
+    report::Report,
     share::Sharing,
     stall::StallWatch,
     start_offset::FirstRoutes,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew, supersede_known},
     suspension::Suspension,
+    unequal::Rounds,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Client, Ending, MessageQueue, StoredMessage,
+    Client, Ending, Health, MessageQueue, StoredMessage,
     message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
 };
@@ -80,6 +82,9 @@ pub(crate) struct Member {
     pub(crate) interceptors: Interceptors,
     pub(crate) meters: Meters,
     pub(crate) operators: Operators,
+    pub(crate) report: Report,
+    /// What comparing the subscriptions of the group's members has come to, by topic.
+    pub(crate) compared: Mutex<BTreeMap<Arc<str>, Rounds>>,
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
@@ -153,6 +158,7 @@ impl Member {
             without_batches: Arc::default(),
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
+        let report = Report::new(client.clone(), group.clone());
         let member = Arc::new(Self {
             stall_watch: StallWatch::new(group.clone(), &Runtime::current()),
             client,
@@ -165,6 +171,8 @@ impl Member {
             interceptors,
             meters: Meters::default(),
             operators: Operators::default(),
+            report,
+            compared: Mutex::default(),
             is_broadcast,
             sharing,
             offsets,
@@ -228,6 +236,13 @@ impl Member {
         self.queues().keys().map(|queue| namespace.strip_queue(queue.clone())).collect()
     }
 
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.client.health();
+        health.assigned_queues = Some(self.queues().len());
+        health.conditions.extend(self.report.conditions.current());
+        health
+    }
+
     /// The group, as the user names it.
     pub(crate) fn group(&self) -> &str {
         self.client.namespace().strip_group(&self.group)
@@ -268,6 +283,7 @@ impl Member {
                 return Ok(());
             }
             remove(subscriptions, &topic)?;
+            self.report.topic_gone(&topic);
             subscriptions.remove(&self.pop_retry_topic(&topic));
             Ok(())
         })

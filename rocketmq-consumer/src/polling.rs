@@ -448,6 +448,12 @@ pub(crate) async fn keep_routes(member: Arc<Member>) {
             () = member.look_routes_up() => {}
         }
         member.follow_topics().await;
+        for topic in member.subscriptions().keys() {
+            match member.client.known_route(topic) {
+                Some(_) => member.report.topic_is_there(topic),
+                None => member.report.topic_is_missing(topic, "has no known route"),
+            }
+        }
     }
 }
 

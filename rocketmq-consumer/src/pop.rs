@@ -120,6 +120,22 @@ impl PopConsumer {
         self.0.unsubscribe(topic).await
     }
 
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PopConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.0.health()
+    }
+
     /// The consumer group.
     pub fn group(&self) -> &str {
         self.0.group()

@@ -5,11 +5,12 @@ use crate::{
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
+    report::Report,
     subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew, supersede_known},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Backoff, Ending, Error as ClientError, MessageQueue,
+    Backoff, ConditionKind, Ending, Error as ClientError, Health, MessageQueue,
     protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, SubscriptionData},
     random::random_u64,
     remote::Deadline,
@@ -33,6 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Popper {
     pub(crate) pops: Arc<PopGroup>,
+    pub(crate) report: Report,
     pub(crate) config: PopConfig,
     subscriptions: Mutex<Arc<Subscriptions>>,
     /// Where the next round of the brokers begins.
@@ -73,8 +75,10 @@ impl Popper {
             without_batches: Arc::default(),
             max_reconsume_times: config.max_reconsume_times,
         };
+        let report = Report::new(pops.client.clone(), pops.group.clone());
         let popper = Arc::new(Self {
             pops: Arc::new(pops),
+            report,
             config,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             turn: AtomicUsize::default(),
@@ -97,6 +101,12 @@ impl Popper {
         handle.pops.client.heartbeat().await;
         tracing::info!(group = %handle.pops.group, client = %handle.pops.client.id(), "pop consumer started");
         Ok(handle)
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.pops.client.health();
+        health.conditions.extend(self.report.conditions.current());
+        health
     }
 
     /// The group, as the user names it.
@@ -128,8 +138,12 @@ impl Popper {
             let mut round = Round::default();
             for (target, subscription) in self.targets(rung, &mut round).await {
                 match self.pop(target.clone(), subscription.clone(), max, invisible_ms).await {
-                    Ok(popped) if !popped.is_empty() => return Ok(popped.claim()),
+                    Ok(popped) if !popped.is_empty() => {
+                        self.report.queue_works(ConditionKind::Pop, &target);
+                        return Ok(popped.claim());
+                    }
                     Ok(popped) => {
+                        self.report.queue_works(ConditionKind::Pop, &target);
                         round.answered = true;
                         round.unwanted |= popped.unwanted;
                         if !popped.unwanted && !until.has_passed() {
@@ -138,10 +152,8 @@ impl Popper {
                     }
                     Err(error) => {
                         self.rest(&target, &error);
-                        tracing::debug!(
-                            group = %self.pops.group, topic = %target.topic, broker = %target.broker_name,
-                            error = &error as &dyn std::error::Error, "nothing popped"
-                        );
+                        let in_a_row = if is_passing(&error) { failures + 1 } else { u32::MAX };
+                        self.report.queue_failed(ConditionKind::Pop, &target, in_a_row, &error);
                         round.failure = Some(error);
                     }
                 }
@@ -177,9 +189,18 @@ impl Popper {
         let mut targets = Vec::new();
         for (topic, subscription) in self.subscriptions().iter() {
             let route = match self.pops.client.route(topic).await {
-                Ok(route) => route,
+                Ok(route) => {
+                    match route.read_queues().is_empty() {
+                        true => self.report.topic_is_missing(topic, "has no queue that may be read"),
+                        false => self.report.topic_is_there(topic),
+                    }
+                    route
+                }
                 // It is consumed once it is there.
-                Err(ClientError::TopicNotFound { .. }) => continue,
+                Err(ClientError::TopicNotFound { .. }) => {
+                    self.report.topic_is_missing(topic, "does not exist");
+                    continue;
+                }
                 Err(error) => {
                     round.failure = Some(error.into());
                     continue;
@@ -238,7 +259,12 @@ impl Popper {
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic = self.pops.client.namespace().wrap(topic);
-        self.change_subscriptions(|subscriptions| remove(subscriptions, &topic)).await
+        self.change_subscriptions(|subscriptions| {
+            remove(subscriptions, &topic)?;
+            self.report.topic_gone(&topic);
+            Ok(())
+        })
+        .await
     }
 
     /// Ends what waits, lets dead letters come through, leaves the group.

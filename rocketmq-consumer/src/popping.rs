@@ -18,7 +18,7 @@ use crate::{
     subscription::wants,
     undecodable::{is_alone, is_malformed},
 };
-use rocketmq_common::{Backoff, StoredMessage, random::random_u64};
+use rocketmq_common::{Backoff, ConditionKind, StoredMessage, random::random_u64};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +31,7 @@ pub(crate) async fn pop(member: Arc<Member>, assigned: Arc<AssignedQueue>, settl
         () = member.given_up.cancelled() => {}
         () = pop_on(&member, &assigned, settle) => {}
     }
+    member.report.queue_gone(&assigned.queue);
 }
 
 async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
@@ -52,6 +53,9 @@ async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Dur
         // Not dropped when the queue is given up: what it brings is hidden from all others.
         let came = member.pops.pop(queue, subscription, config.pop_batch, millis(config.pop_invisible_time)).await;
         pause = Duration::ZERO;
+        if came.is_ok() {
+            member.report.queue_works(ConditionKind::Pop, queue);
+        }
         match came {
             Ok(came) if came.is_empty() => {
                 failures = 0;
@@ -72,9 +76,7 @@ async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Dur
             Err(error) => {
                 failures = failures.saturating_add(1);
                 pause = BACKOFF.wait(failures, random_u64());
-                tracing::debug!(
-                    group = %member.group, %queue, failures, error = &error as &dyn std::error::Error, "popping pauses"
-                );
+                member.report.queue_failed(ConditionKind::Pop, queue, failures, &error);
             }
         }
     }

@@ -242,6 +242,22 @@ impl PullConsumer {
         self.member().send_back_polled(message, delay_level).await
     }
 
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PullConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.handle.health()
+    }
+
     /// The queues that belong to this consumer now.
     pub fn assigned_queues(&self) -> Vec<MessageQueue> {
         self.handle.assigned_queues()

@@ -29,6 +29,22 @@ impl PushConsumer {
         Member::start(wiring, manner).await.map(|handle| Self(Arc::new(handle)))
     }
 
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PushConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.0.health()
+    }
+
     /// The queues that belong to this member now, those of the retry topic included. Where an operator has the group
     /// [pop](PushConsumerBuilder::allocate_by_broker), a queue may be another member's as well, and the number -1 stands for
     /// all queues of its broker.

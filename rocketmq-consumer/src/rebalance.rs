@@ -43,9 +43,14 @@ pub(crate) async fn rebalance(member: Arc<Member>) {
                 () = sleep(pause) => {}
             }
         };
+        let compare = async {
+            if balance == Balance::Done {
+                member.compare_subscriptions().await;
+            }
+        };
         tokio::select! {
             () = member.stopped.cancelled() => return,
-            () = wait => {}
+            ((), ()) = async { tokio::join!(wait, compare) } => {}
         }
     }
 }
@@ -74,6 +79,12 @@ impl Member {
         };
         match share {
             Ok(Some(share)) => {
+                self.report.is_assigned(topic);
+                let is_empty = self.client.known_route(topic).is_some_and(|route| route.read_queues().is_empty());
+                match is_empty && !is_retry_topic(topic) {
+                    true => self.report.topic_is_missing(topic, "has no queue that may be read"),
+                    false => self.report.topic_is_there(topic),
+                }
                 let mode = share.mode();
                 let balance = self.take_over(topic, subscription, share).await;
                 self.follow_mode(topic, mode).await;
@@ -82,13 +93,13 @@ impl Member {
             Ok(None) => Balance::Failed,
             Err(Error::TopicNotFound { .. }) => {
                 // The group's retry topic comes with its first heartbeat, a topic with its first message.
-                tracing::debug!(group = %self.group, %topic, "topic does not exist yet");
+                if !is_retry_topic(topic) {
+                    self.report.topic_is_missing(topic, "does not exist");
+                }
                 if **topic == *retry_topic(&self.group) { Balance::Failed } else { Balance::Done }
             }
             Err(error) => {
-                tracing::warn!(
-                    group = %self.group, %topic, error = &error as &dyn std::error::Error, "cannot share queues out"
-                );
+                self.report.not_assigned(topic, &error);
                 Balance::Failed
             }
         }

@@ -9,7 +9,6 @@ use crate::{
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
-    internal::LogOnChange,
     protocol::{Assignment, Assignments, RequestMode},
     remote::ResponseCode,
 };
@@ -32,8 +31,6 @@ pub(crate) struct Sharing {
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
     warned: AtomicBool,
-    /// The topics for which the strategy has no answer.
-    failures: LogOnChange<Arc<str>>,
 }
 
 impl Default for Sharing {
@@ -44,7 +41,6 @@ impl Default for Sharing {
             by_broker: false,
             told: None,
             warned: AtomicBool::new(false),
-            failures: LogOnChange::default(),
         }
     }
 }
@@ -112,7 +108,10 @@ impl Member {
         if self.sharing.by_broker {
             match self.ask_broker(topic, &route).await? {
                 Answer::Ours(share) => return Ok(Some(share)),
-                Answer::Nothing => return Ok(None),
+                Answer::Nothing => {
+                    self.report.not_a_member(topic);
+                    return Ok(None);
+                }
                 Answer::NotMine(reason) => {
                     if !self.sharing.warned.swap(true, Ordering::Relaxed) {
                         tracing::warn!(group = %self.group, %topic, reason, "members share the queues out by themselves");
@@ -122,29 +121,15 @@ impl Member {
         }
         let mut members = self.client.consumer_list(&self.group, topic).await?;
         if !members.iter().any(|id| **id == **self.client.id()) {
-            tracing::debug!(group = %self.group, %topic, "not in the member list: heartbeat");
+            self.report.not_a_member(topic);
             self.client.heartbeat_soon();
             return Ok(None);
         }
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
-            Ok(queues) => {
-                if self.sharing.failures.ends(&**topic) {
-                    tracing::info!(group = %self.group, %topic, "queues can be allocated again");
-                }
-                Ok(Some(Share::of(queues, members.len())))
-            }
+            Ok(queues) => Ok(Some(Share::of(queues, members.len()))),
             Err(failure) => {
-                let (group, strategy) = (&self.group, self.sharing.strategy.name());
-                let is_news = self.sharing.failures.begins(topic.clone(), &failure);
-                let error = &failure as &dyn std::error::Error;
-                if is_news {
-                    tracing::error!(
-                        %group, %topic, strategy, error, "cannot allocate queues: this member keeps those it has"
-                    );
-                } else {
-                    tracing::debug!(%group, %topic, strategy, error, "still cannot allocate queues");
-                }
+                self.report.not_assigned(topic, &failure);
                 Ok(None)
             }
         }

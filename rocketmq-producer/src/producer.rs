@@ -322,6 +322,20 @@ impl Producer {
         shared.ending.once(shut_down).await.unwrap_or(Err(Error::ShutDown))
     }
 
+    /// The state of this producer's client, for a health check: connections, heartbeats, and what fails at the moment.
+    /// Nobody is asked, so it returns at once. A broker is connected when something is first sent to it.
+    ///
+    /// ```no_run
+    /// # fn check(producer: &rocketmq_producer::Producer) {
+    /// let health = producer.health();
+    /// println!("{} brokers connected", health.connected_brokers.len());
+    /// health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.client().health()
+    }
+
     /// The producer group.
     pub fn group(&self) -> &str {
         self.client().namespace().strip_group(&self.shared().group)

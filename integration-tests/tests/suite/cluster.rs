@@ -6,7 +6,7 @@ use rocketmq_common::{
     Client, ClientConfig, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records},
     protocol::{Permission, PullMessage, PullSysFlag},
-    remote::{Connection, ConnectionOptions, Deadline, Processors, ResponseCode},
+    remote::{Connection, ConnectionOptions, Deadline, Json, Processors, ResponseCode},
 };
 use rocketmq_consumer::{PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
 use rocketmq_dev_broker::{DevCluster, RequestCode};
@@ -45,6 +45,12 @@ rocketmq_remote::request! {
     struct DeleteTopic {
         topic: String = "topic",
     }
+}
+
+rocketmq_remote::request! {
+    UPDATE_AND_CREATE_SUBSCRIPTIONGROUP(Json<serde_json::Value>) -> ();
+    /// Creates a consumer group on one broker, or changes it. Java: `SubscriptionGroupConfig`.
+    struct CreateGroup {}
 }
 
 rocketmq_remote::request! {
@@ -247,6 +253,34 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Creates a consumer group on the first of the real brokers, or changes it.
+    pub(crate) async fn create_group(&self, group: &str, brokers: usize, is_enabled: bool) -> Result<()> {
+        let Servers::Real { broker_addresses, .. } = &self.servers else { bail!("the dev broker needs no groups") };
+        for index in 0..brokers.min(broker_addresses.len()) {
+            self.create_group_at(group, index, is_enabled).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`create_group`](Self::create_group), on one real broker.
+    pub(crate) async fn create_group_at(&self, group: &str, index: usize, is_enabled: bool) -> Result<()> {
+        let Servers::Real { broker_addresses, .. } = &self.servers else { bail!("the dev broker needs no groups") };
+        let address = broker_addresses.get(index).context("no such broker")?;
+        let config = serde_json::json!({
+            "groupName": group,
+            "consumeEnable": is_enabled,
+            "consumeFromMinEnable": true,
+            "consumeBroadcastEnable": true,
+            "retryQueueNums": 1,
+            "retryMaxTimes": 16,
+            "brokerId": 0,
+            "whichBrokerWhenConsumeSlowly": 1,
+            "notifyConsumerIdsChangedEnable": true,
+        });
+        let connection = Connection::dial(address, ConnectionOptions::default(), Processors::new()).await?;
+        Ok(connection.call(&CreateGroup {}, Json(config), Deadline::after(SOON)).await?)
     }
 
     /// The queues of a topic.

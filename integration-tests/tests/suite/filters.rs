@@ -12,6 +12,7 @@ use rocketmq_common::{
     protocol::{ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, MessageModel, SubscriptionData},
 };
 use rocketmq_consumer::{Error, Filter, StoredMessage};
+use rocketmq_dev_broker::{DevCluster, RequestCode, ResponseCode};
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -143,4 +144,22 @@ pub(crate) async fn a_filter_changes_though_the_clock_of_its_host_is_behind(clus
     inbox.has_all([&newest], SOON).await?;
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn sql_that_one_broker_of_two_cannot_serve_is_a_typed_error(_: &Cluster) -> Result<()> {
+    let cluster = Cluster::of(DevCluster::builder().brokers(2).start().await?);
+    let (topic, inbox) = (cluster.topic(1).await?, Inbox::new());
+    let start = async || {
+        let consumer = cluster.consumer(&random_name("group")).subscribe(&topic, Filter::sql("amount > 10"));
+        consumer.listener(inbox.listener()).start().await
+    };
+    let check = RequestCode::CHECK_CLIENT_CONFIG;
+    cluster.dev().on(check).at_broker("broker-a").answer(ResponseCode::SUCCESS);
+    let started = start().await;
+    ensure!(matches!(started, Err(Error::FilterRefused { .. })), "broker-b refuses it: {started:?}");
+    // One that does not answer keeps nobody from starting.
+    cluster.dev().clear_faults();
+    cluster.dev().on(check).at_broker("broker-a").answer(ResponseCode::SUCCESS);
+    cluster.dev().on(check).at_broker("broker-b").close();
+    Ok(start().await?.shutdown().await?)
 }

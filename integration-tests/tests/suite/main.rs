@@ -5,6 +5,7 @@
 //! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose. `ROCKETMQ_TEST_RETRY=1` gives up to five
 //! that failed a second go, alone, and says so.
 
+mod captured;
 mod child;
 mod cluster;
 mod inbox;
@@ -22,6 +23,7 @@ mod calls;
 mod changes;
 mod commits;
 mod compressed;
+mod conditions;
 mod consume;
 mod consuming_faults;
 mod control;
@@ -82,13 +84,13 @@ use libtest_mimic::Arguments;
 use real_clusters::RealClusters;
 use rocketmq_integration_tests::second_look::SecondLook;
 use std::{process::ExitCode, sync::Arc};
-use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `strict`, on two
+/// real ones that create no groups by themselves, `forgetful`, on a real one that soon removes what it has stored,
 /// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
 /// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
 /// `retry_v2`, on a cluster of that option.
@@ -406,6 +408,20 @@ fn scenarios() -> Vec<Scenario> {
         both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
         since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
         both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
+        embedded conditions::refused_pulls_are_one_warning,
+        both conditions::a_missing_topic_is_one_warning,
+        embedded conditions::a_topic_that_may_not_be_read_is_one_warning,
+        embedded conditions::a_group_without_members_is_one_warning,
+        embedded conditions::failing_commits_are_one_warning,
+        embedded conditions::an_offset_store_that_is_down_is_one_warning,
+        embedded conditions::refused_heartbeats_are_one_warning,
+        embedded conditions::refused_pops_are_one_warning,
+        embedded conditions::locks_that_fail_are_one_warning,
+        strict conditions::a_group_that_does_not_exist_is_one_warning,
+        strict conditions::a_group_that_may_not_consume_is_one_warning,
+        strict conditions::a_group_that_one_broker_knows_is_consumed_there,
+        both conditions::unequal_subscriptions_are_one_warning,
+        embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
     ]
 }
 
@@ -414,10 +430,7 @@ fn main() -> ExitCode {
         return exit;
     }
     trials::quiet_panics();
-    if std::env::var_os("RUST_LOG").is_some() {
-        let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env());
-        subscriber.with_writer(std::io::stderr).init();
-    }
+    captured::begin();
     let mut arguments = Arguments::from_args();
     // Most of a scenario is waiting.
     arguments.test_threads = arguments.test_threads.or(Some(trials::THREADS));

@@ -6,7 +6,9 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, bail, ensure};
-use rocketmq_common::{ClientConfig, Message, MessageError, MessageQueue, NameError, remote::Deadline};
+use rocketmq_common::{
+    ClientConfig, Message, MessageError, MessageQueue, NameError, message::names::NameKind, remote::Deadline,
+};
 use rocketmq_consumer::{
     Allocate, AssignmentChange, Filter, PopConfig, PopConsumer, PullConfig, PullConsumer, PushConfig, PushConsumer,
 };
@@ -24,7 +26,7 @@ pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Clus
     type Check = fn(&MessageError) -> bool;
     let topic = cluster.topic(1).await?;
     let max = ProducerConfig::default().max_message_bytes;
-    let cases: [(&str, Message, Check); 10] = [
+    let cases: [(&str, Message, Check); 12] = [
         ("no topic", Message::new("", "b"), |e| matches!(e, MessageError::Topic { source: NameError::Blank { .. } })),
         ("a topic with a space", Message::new("a b", "b"), |e| {
             matches!(e, MessageError::Topic { source: NameError::Character { character: ' ', .. } })
@@ -45,6 +47,16 @@ pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Clus
         ("a property with a separator", Message::new(&topic, "b").property("p", "\u{1}"), |e| {
             matches!(e, MessageError::SeparatorInProperty { .. })
         }),
+        (
+            "a tag with a bar",
+            Message::new(&topic, "b").tag("a|b"),
+            |e| matches!(e, MessageError::Tag { tag } if tag == "a|b"),
+        ),
+        (
+            "a tag with a blank behind",
+            Message::new(&topic, "b").tag("a "),
+            |e| matches!(e, MessageError::Tag { tag } if tag == "a "),
+        ),
         ("properties too large", Message::new(&topic, "b").property("p", "v".repeat(40_000)), |e| {
             matches!(e, MessageError::PropertiesTooLarge { .. })
         }),
@@ -92,7 +104,7 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     };
     let is_bad_name = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Name(_))));
     let is_bad_option = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Config { .. })));
-    for group in ["", "a b", "g/h", "DEFAULT_PRODUCER", &"g".repeat(256)] {
+    for group in ["", "a b", "g/h", "DEFAULT_PRODUCER", &"g".repeat(121)] {
         let error = producer(group, vec![name_server], ProducerConfig::default()).await;
         ensure!(is_bad_name(&error), "a producer of group {group:?} came to {error:?}");
     }
@@ -103,6 +115,10 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     ensure!(is_bad_option(&error), "a producer without time came to {error:?}");
 
     use rocketmq_consumer::Error as E;
+    let is_too_long = |started: &Result<PushConsumer, E>, length: usize| {
+        let Err(E::Client(ClientError::Name(error))) = started else { return false };
+        matches!(error, NameError::TooLong { kind: NameKind::Group, chars, max: 120 } if *chars == length)
+    };
     let (topic, inbox) = (random_name("topic"), Inbox::new());
     let builder = || PushConsumer::builder("g").name_servers([name_server]);
     let subscribed = || builder().subscribe(&topic, Filter::all());
@@ -115,6 +131,8 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     ensure!(matches!(started, Err(E::Clash { .. })), "with two filters for a topic: {started:?}");
     let started = builder().subscribe(&topic, Filter::tags("||")).listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Filter { .. })), "with a filter of bars: {started:?}");
+    let started = builder().subscribe(&topic, Filter::tags("a | b")).listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::Filter { .. })), "with a filter of one bar: {started:?}");
     let started = builder().subscribe("a b", Filter::all()).listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "with a bad topic: {started:?}");
     let started = listening().config(PushConfig { concurrency: 0, ..Default::default() }).start().await;
@@ -124,8 +142,17 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     let group = PushConsumer::builder("").name_servers([name_server]).subscribe(&topic, Filter::all());
     let started = group.listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "without a group: {started:?}");
+    let group = PushConsumer::builder("g".repeat(121)).name_servers([name_server]).subscribe(&topic, Filter::all());
+    let started = group.listener(inbox.listener()).start().await;
+    ensure!(is_too_long(&started, 121), "with a long group: {started:?}");
     let now_asked = cluster.dev().received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
     ensure!(now_asked == asked, "a name server was asked {} times", now_asked - asked);
+    // Together with a namespace it is known once there is a client.
+    let config = ClientConfig { namespace: Some("tenant".to_owned()), ..Default::default() };
+    let config = PushConfig { client: config, ..Default::default() };
+    let group = PushConsumer::builder("g".repeat(114)).name_servers([name_server]).config(config);
+    let started = group.subscribe(&topic, Filter::all()).listener(inbox.listener()).start().await;
+    ensure!(is_too_long(&started, 121), "with a group that is long with its namespace: {started:?}");
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use super::{Client, hedge::Hedged};
 use crate::{
     Error, MessageQueue, TopicRoute,
     protocol::{
-        Assignments, GetConsumerConnections, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset,
-        KnownSubscription, LenientJson, MASTER_ID, MemberOfGroup, MessageModel, PullMessage, PullResult,
+        Assignments, ConsumerConnections, GetConsumerConnections, GetConsumerList, GetMaxOffset, GetMinOffset,
+        GroupOffset, KnownSubscription, LenientJson, MASTER_ID, MemberOfGroup, MessageModel, PullMessage, PullResult,
         QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored, UpdateConsumerOffset,
     },
 };
@@ -290,6 +290,41 @@ impl Client {
                     return Ok(BTreeMap::new());
                 }
                 Err(error) => failure = error.into(),
+            }
+        }
+        Err(failure)
+    }
+
+    /// The members of a group and what it subscribes to, as a broker of `topic` knows it that has this client among the
+    /// members. The broker that last told of the group is asked first, the next one 500 ms later or when that one has
+    /// failed.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route); [`Error::BrokerNotFound`] where no broker has this client
+    /// among the members.
+    ///
+    /// # Protocol
+    /// `GET_CONSUMER_CONNECTION_LIST` (203).
+    pub async fn group_connections(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<ConsumerConnections, Error> {
+        let route = self.route(topic).await?;
+        let mut asking = Hedged::new(self.member_sources(group, replicas_of(&route)));
+        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
+        let ask = |addr: Arc<str>| {
+            let (client, request) = (self.clone(), GetConsumerConnections { consumer_group: group.clone() });
+            async move { client.call(&addr, &request, (), client.request_deadline()).await }
+        };
+        while let Some((addr, answer)) = asking.next(ask).await {
+            match answer {
+                Ok(LenientJson(group))
+                    if group.connection_set.iter().any(|member| *member.client_id == **self.id()) =>
+                {
+                    return Ok(group);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no connections from this broker");
+                    failure = error.into();
+                }
             }
         }
         Err(failure)

@@ -6,7 +6,8 @@ use super::{
     members::{Group, Leaving},
 };
 use crate::{
-    Error,
+    ConditionKind, Error,
+    internal::Conditions,
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
 use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
@@ -14,7 +15,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 impl Client {
@@ -206,18 +207,36 @@ impl Shared {
     pub(super) async fn introduce(&self, connection: &Connection) -> Result<(), RemoteError> {
         let (gone, answer) = self.send_heartbeat(connection).await;
         match answer {
-            Ok(()) => {}
             Err(RemoteError::TimedOut { addr, .. }) => return Err(RemoteError::NotReady { addr }),
             Err(error @ RemoteError::Closed { .. }) => return Err(error),
-            Err(error) => {
-                let addr = connection.addr();
-                tracing::warn!(%addr, error = &error as &dyn std::error::Error, "first heartbeat failed");
-            }
+            // A refusal has been logged.
+            Ok(()) | Err(_) => {}
         }
         for gone in gone {
             self.unregister_at(connection, gone).await;
         }
         Ok(())
+    }
+
+    /// Logs a heartbeat that failed, once until one succeeds again.
+    fn heartbeat_ended(&self, addr: &Arc<str>, error: Option<&RemoteError>) {
+        let Some(error) = error else {
+            *self.last_heartbeat.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Instant::now());
+            if self.conditions.ends(ConditionKind::Heartbeat, addr) {
+                tracing::info!(%addr, "the broker accepts heartbeats again");
+            }
+            return;
+        };
+        let hint = Conditions::hint(error.response_code());
+        let is_news = self.conditions.begins(ConditionKind::Heartbeat, addr, error);
+        let error = error as &dyn std::error::Error;
+        if is_news {
+            tracing::warn!(
+                %addr, error, hint, "heartbeat failed: this broker forgets the client's groups if no heartbeat succeeds"
+            );
+        } else {
+            tracing::debug!(%addr, error, "heartbeat still fails");
+        }
     }
 
     /// Answers the groups it named that have been left meanwhile: the broker may have heard that first.
@@ -237,6 +256,7 @@ impl Shared {
         };
         let deadline = Deadline::after(self.config.request_timeout);
         let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
+        self.heartbeat_ended(connection.addr(), answer.as_ref().err());
         (self.members.left_since(named), answer)
     }
 }

@@ -35,8 +35,22 @@ request! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConsumerConnections {
+    /// The members.
+    pub connection_set: Vec<ConsumerConnection>,
     /// What the group subscribes to, by topic: of several members with different filters, the one of the greatest version.
     pub subscription_table: BTreeMap<String, KnownSubscription>,
+}
+
+/// One member of a group. Java: `Connection`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConsumerConnection {
+    /// Its client id.
+    #[serde(deserialize_with = "super::fastjson::text")]
+    pub client_id: String,
+    /// Its address, as the broker sees it.
+    #[serde(deserialize_with = "super::fastjson::text")]
+    pub client_addr: String,
 }
 
 /// A subscription of a group, as a broker keeps it. Java: `SubscriptionData`.

@@ -11,8 +11,8 @@ use crate::{
 use rocketmq_common::{
     message::names::{check_group, retry_topic},
     protocol::{
-        CheckClientConfig, ConsumerConnections, ConsumerIds, ExpressionType, GetConsumerConnections, GetConsumerList,
-        Heartbeat, KnownSubscription, UnregisterClient,
+        CheckClientConfig, ConsumerConnection, ConsumerConnections, ConsumerIds, ExpressionType,
+        GetConsumerConnections, GetConsumerList, Heartbeat, KnownSubscription, UnregisterClient,
     },
 };
 use rocketmq_remote::{Incoming, Json, Reply, ResponseCode};
@@ -70,7 +70,6 @@ pub(super) fn list(broker: &Broker, incoming: &Incoming) -> Outcome {
     Ok(command)
 }
 
-/// Without the connections, which nobody here reads.
 pub(super) fn connections(broker: &Broker, incoming: &Incoming) -> Outcome {
     let header: GetConsumerConnections = incoming.header()?;
     let groups = broker.groups();
@@ -86,8 +85,15 @@ pub(super) fn connections(broker: &Broker, incoming: &Incoming) -> Outcome {
         };
         (topic.clone(), known)
     };
+    let subscription_table = subscriptions.map(known).collect();
+    let members = groups.connections(&header.consumer_group).into_iter();
+    let connection_set = members.map(|(client_id, connection)| {
+        let addr = broker.peers().connection(connection).map(|connection| connection.addr().to_string());
+        ConsumerConnection { client_id: client_id.to_string(), client_addr: addr.unwrap_or_default() }
+    });
     let mut command = done();
-    Json(ConsumerConnections { subscription_table: subscriptions.map(known).collect() }).write_to(&mut command)?;
+    Json(ConsumerConnections { connection_set: connection_set.collect(), subscription_table })
+        .write_to(&mut command)?;
     Ok(command)
 }
 
