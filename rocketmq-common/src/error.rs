@@ -68,7 +68,7 @@ pub enum Error {
     /// A request failed.
     #[error(transparent)]
     Remote(#[from] rocketmq_remote::Error),
-    /// The client has been shut down.
+    /// The client has been shut down, or the runtime in which it was started has ended.
     #[error("the client has been shut down")]
     ShutDown,
 }

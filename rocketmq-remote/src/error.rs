@@ -68,7 +68,7 @@ pub enum Error {
         addr: Arc<str>,
         /// The peer's code.
         code: ResponseCode,
-        /// The peer's own words: [printable](crate::printable), and shortened where they are very long.
+        /// The peer's own words: [printable](crate::printable()), and shortened where they are very long.
         remark: String,
     },
     /// The request could not be written; nothing was sent.
