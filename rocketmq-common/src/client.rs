@@ -1,4 +1,5 @@
 mod calls;
+mod hedge;
 mod locks;
 mod members;
 mod membership;
@@ -36,7 +37,7 @@ use std::{
 };
 use tokio::{
     runtime::Handle as Runtime,
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{sleep, timeout_at},
 };
@@ -78,8 +79,10 @@ struct Shared {
     vip_pool: Pool,
     routes: RouteTable,
     members: Members,
-    /// Held by the one who tells brokers that groups were left.
-    leaving: tokio::sync::Mutex<()>,
+    /// The addresses being told that groups were left, with the number of tasks that do so: a heartbeat there waits.
+    unregistering: watch::Sender<HashMap<Arc<str>, usize>>,
+    /// Which broker last told of the members of a group.
+    last_good: Mutex<HashMap<Arc<str>, Arc<str>>>,
     replies: Arc<Replies>,
     /// Topics whose route has failed somebody, with the generation that did.
     stale: Mutex<HashMap<Arc<str>, u64>>,
@@ -121,7 +124,8 @@ impl Client {
             vip_pool: Pool::new(options),
             routes: RouteTable::default(),
             members: Members::default(),
-            leaving: tokio::sync::Mutex::default(),
+            unregistering: watch::Sender::default(),
+            last_good: Mutex::default(),
             replies: Arc::default(),
             stale: Mutex::default(),
             stale_noted: Notify::new(),

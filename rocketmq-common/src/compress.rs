@@ -1,10 +1,14 @@
 //! Compression of bodies, in the streams which Java clients write and read.
 
+mod zstd_decoder;
+
 use std::fmt;
-#[cfg(any(feature = "zlib", feature = "lz4", feature = "zstd"))]
-use std::io::{self, Read};
+use std::io;
+#[cfg(any(feature = "zlib", feature = "lz4"))]
+use std::io::Read;
 
 use bytes::Bytes;
+use zstd_decoder::ZstdError;
 
 /// Bit of the system flag of a message whose body is compressed.
 const COMPRESSED: i32 = 0x1;
@@ -119,7 +123,8 @@ impl Compression {
     ///
     /// # Errors
     /// [`CompressError::TooLarge`] as soon as there is more, whatever the stream claims; [`CompressError::Corrupt`]
-    /// where the stream is damaged or ends early; [`CompressError::NotBuilt`] where the feature is off.
+    /// where the stream is damaged or ends early; [`CompressError::NotBuilt`] where the feature is off, which Zstandard
+    /// does not need: the feature `zstd` adds its encoder only.
     pub fn decompress(self, body: &[u8], max_bytes: usize) -> Result<Bytes, CompressError> {
         match self {
             Self::Zlib => zlib_decompress(body, max_bytes),
@@ -134,7 +139,7 @@ impl Compression {
     }
 
     /// Reads a decoder to its end. What it claims of its size is not asked: the output grows with what is there.
-    #[cfg(any(feature = "zlib", feature = "lz4", feature = "zstd"))]
+    #[cfg(any(feature = "zlib", feature = "lz4"))]
     fn read_to_end(self, decoder: impl Read, compressed: usize, max_bytes: usize) -> Result<Bytes, CompressError> {
         let mut out = Vec::with_capacity(compressed.saturating_mul(4).min(max_bytes));
         let one_more = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
@@ -305,11 +310,19 @@ fn zstd_compress(level: u32, body: &[u8]) -> Result<Bytes, CompressError> {
     encode().map(Bytes::from).map_err(|e| Compression::Zstd.encode_error(e))
 }
 
-#[cfg(feature = "zstd")]
 fn zstd_decompress(body: &[u8], max_bytes: usize) -> Result<Bytes, CompressError> {
-    let decoder = zstd::stream::read::Decoder::with_buffer(body)
-        .map_err(|source| CompressError::Corrupt { compression: Compression::Zstd, source })?;
-    Compression::Zstd.read_to_end(decoder, body.len(), max_bytes)
+    let compression = Compression::Zstd;
+    match zstd_decoder::decode(body, max_bytes) {
+        Ok(mut out) => {
+            out.shrink_to_fit();
+            Ok(out.into())
+        }
+        Err(ZstdError::TooLarge) => Err(CompressError::TooLarge { compression, max_bytes }),
+        Err(ZstdError::Corrupt(what)) => {
+            let source = io::Error::new(io::ErrorKind::InvalidData, what);
+            Err(CompressError::Corrupt { compression, source })
+        }
+    }
 }
 
 #[cfg(not(feature = "zlib"))]
@@ -337,11 +350,6 @@ fn zstd_compress(_: u32, _: &[u8]) -> Result<Bytes, CompressError> {
     Err(Compression::Zstd.not_built())
 }
 
-#[cfg(not(feature = "zstd"))]
-fn zstd_decompress(_: &[u8], _: usize) -> Result<Bytes, CompressError> {
-    Err(Compression::Zstd.not_built())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,7 +374,8 @@ mod tests {
         for (compression, name) in ALL.into_iter().zip(["zlib", "lz4", "zstd"]) {
             let error = compression.compress(5, b"x").unwrap_err();
             assert!(matches!(error, CompressError::NotBuilt { feature, .. } if feature == name));
-            assert!(matches!(compression.decompress(b"x", 9), Err(CompressError::NotBuilt { .. })));
+            let is_built = matches!(compression.decompress(b"x", 9), Err(CompressError::Corrupt { .. }));
+            assert_eq!(is_built, compression == Compression::Zstd, "{error}");
         }
     }
 

@@ -14,6 +14,8 @@ mod config;
 mod ending;
 mod error;
 mod identity;
+#[doc(hidden)]
+pub mod internal;
 mod name_server;
 mod namespace;
 mod pool;

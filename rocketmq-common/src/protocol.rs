@@ -4,6 +4,7 @@
 //! `…ResponseHeader` classes named at each declaration; witness: the goldens under `tests/goldens`.
 
 mod assignment;
+mod fastjson;
 mod group;
 mod heartbeat;
 mod lenient;
@@ -20,7 +21,10 @@ mod transaction;
 pub use assignment::{
     Assignment, Assignments, MemberOfGroup, QueryAssignment, RequestMode, RequestModeOfGroup, SetRequestMode,
 };
-pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
+pub use group::{
+    ConsumerConnections, ConsumerIds, GetConsumerConnections, GetConsumerList, KnownSubscription,
+    NotifyConsumerIdsChanged,
+};
 pub use heartbeat::{
     CheckClientConfig, ClientConfigToCheck, ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat,
     HeartbeatData, MessageModel, ProducerData, SubscriptionData, UnregisterClient,

@@ -166,7 +166,9 @@ impl PushConsumerBuilder {
     ///
     /// The file belongs to a client id. So the default of [`instance_name`](rocketmq_common::ClientConfig::instance_name)
     /// is here `DEFAULT`, which stays the same over restarts, and a second member of the group on the same machine needs
-    /// a name of its own, or both overwrite each other's file.
+    /// a name of its own, or both overwrite each other's file. On a [shared client](Self::client), whose id is another
+    /// one after each restart unless it has an `instance_name`, it needs that name, or an
+    /// [`offset_store`](Self::offset_store): [`start`](Self::start) refuses it otherwise.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), rocketmq_consumer::Error> {

@@ -2,6 +2,7 @@
 
 use crate::{
     assigned::AssignedQueue,
+    decode::{decompressed, needs_decompressing},
     interceptor::{Consumed, Watch},
     listener::Seen,
     member::Member,
@@ -38,6 +39,9 @@ struct Ended {
 impl Member {
     /// Calls the listener with messages of one queue, however long that takes.
     pub(crate) async fn call(&self, turn: &mut Turn, queue: &AssignedQueue, messages: &[StoredMessage]) -> Called {
+        if let Some(failed) = self.fail_undecoded(queue, messages) {
+            return Called::Failed(failed);
+        }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
         let failed = turn.call(&self.stall_watch, began, self.listen(Some(queue), seen)).await;
@@ -53,6 +57,17 @@ impl Member {
         messages: &[StoredMessage],
         give_back: impl Future<Output = bool>,
     ) -> Called {
+        let decompressed = match messages {
+            // A popped one for which there was no room before.
+            [message] if needs_decompressing(message) => {
+                Some(decompressed(message.clone(), self.config.max_body_bytes).await)
+            }
+            _ => None,
+        };
+        let messages = decompressed.as_ref().map_or(messages, slice::from_ref);
+        if let Some(failed) = self.fail_undecoded(queue, messages) {
+            return Called::Failed(failed);
+        }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
         let (failed, given_back) = {

@@ -6,12 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Where a group begins in a queue in which it has recorded no offset yet. In its retry topic it begins with the first
-/// message, or, with a moment, at the end, as with Java.
+/// Where a group begins in a queue in which it has recorded no offset yet. The offset is recorded as soon as it is
+/// chosen. In its retry topic a group begins with the first message, whichever of these it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartAt {
-    /// At the end: only messages that come from now on. A broker still gives a new group the whole of a queue whose
-    /// first message it holds in memory, as it does with Java consumers.
+    /// At the end: only messages that come from now on. A queue that appears while a consumer runs, or after a broadcast
+    /// consumer has recorded offsets of its topic, begins with its first message, and so does a topic that did not exist
+    /// when the consumer started. A broker still gives a new group the whole of a queue whose first message it holds in
+    /// memory, as it does with Java consumers.
     #[default]
     Last,
     /// At the first message the queue still holds.
@@ -67,8 +69,12 @@ pub struct PushConfig {
     pub max_reconsume_times: Option<i32>,
     /// Most messages of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 1000.
     pub max_messages_per_queue: usize,
-    /// Most body bytes of one queue fetched and not done, 1 or more; the last pull may go beyond. Default 100 MiB.
+    /// Most body bytes of one queue fetched and not done, 1 or more; the last pull may go beyond. Compressed bodies are
+    /// decompressed as far as there is room for them, and one at least. Default 100 MiB.
     pub max_bytes_per_queue: usize,
+    /// Most bytes of a body after it is decompressed, 1 or more: a message with a larger one counts as one that cannot be
+    /// decoded, which fails and is sent back to the broker. Default 64 MiB.
+    pub max_body_bytes: usize,
     /// Greatest distance between the first and the last offset of one queue fetched and not done: how far the others
     /// may run ahead of one slow message. 1 or more; the last pull may go beyond. Default 2000.
     pub max_span_per_queue: i64,
@@ -95,7 +101,8 @@ pub struct PushConfig {
     /// How often the queues are shared out anew even if nothing was heard. Above 0; default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
-    /// twice. Default 1 s.
+    /// twice. All members need the same: a member that is given a queue waits as long, and half a second more, before
+    /// it consumes from it, unless it is alone or consumes in order. Default 1 s.
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
     pub shutdown_timeout: Duration,
@@ -117,6 +124,7 @@ impl Default for PushConfig {
             max_reconsume_times: None,
             max_messages_per_queue: 1000,
             max_bytes_per_queue: 100 * 1024 * 1024,
+            max_body_bytes: 64 * 1024 * 1024,
             max_span_per_queue: 2000,
             max_messages_per_topic: None,
             max_bytes_per_topic: None,
@@ -154,6 +162,7 @@ impl PushConfig {
         check(self.max_reconsume_times.is_none_or(|times| times >= 0), "max_reconsume_times", "is below 0")?;
         check(self.max_messages_per_queue > 0, "max_messages_per_queue", "is 0")?;
         check(self.max_bytes_per_queue > 0, "max_bytes_per_queue", "is 0")?;
+        check(self.max_body_bytes > 0, "max_body_bytes", "is 0")?;
         check(self.max_span_per_queue > 0, "max_span_per_queue", "is not above 0")?;
         check(self.max_messages_per_topic != Some(0), "max_messages_per_topic", "is 0")?;
         check(self.max_bytes_per_topic != Some(0), "max_bytes_per_topic", "is 0")?;

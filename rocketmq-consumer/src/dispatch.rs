@@ -1,4 +1,6 @@
-use crate::{assigned::AssignedQueue, call::Called, member::Member, outcome::Failed, stall::Turn};
+use crate::{
+    assigned::AssignedQueue, call::Called, member::Member, outcome::Failed, stall::Turn, undecodable::is_alone,
+};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -44,7 +46,19 @@ impl Dispatcher {
         if messages.is_empty() {
             return;
         }
-        self.batches().push_back(Batch { queue, epoch, messages: messages.into_iter() });
+        let batch = |messages: Vec<_>| Batch { queue: queue.clone(), epoch, messages: messages.into_iter() };
+        let mut batches = self.batches();
+        let mut rest = messages;
+        while let Some(at) = rest.iter().position(is_alone) {
+            let behind = rest.split_off(at + 1);
+            let alone = rest.split_off(at);
+            batches.extend([rest, alone].into_iter().filter(|messages| !messages.is_empty()).map(batch));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            batches.push_back(batch(rest));
+        }
+        drop(batches);
         self.filled.notify_one();
     }
 

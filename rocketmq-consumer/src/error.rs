@@ -1,6 +1,7 @@
 use crate::{FilterError, OffsetFileError};
 use rocketmq_common::{
-    MessageQueue,
+    MessageQueue, StoredMessage,
+    message::CorruptRecord,
     pop::{HandleError, PopInfoError},
 };
 use std::sync::Arc;
@@ -58,6 +59,28 @@ pub enum Error {
         /// The queue.
         queue: MessageQueue,
     },
+    /// A message cannot be decoded: its record is malformed, or its body does not decompress. It is the next of its queue, and
+    /// is not passed by itself: [`skip`](crate::PullConsumer::skip) it, or [`seek`](crate::PullConsumer::seek) elsewhere, and
+    /// [`send_back`](crate::PullConsumer::send_back) before where it is to be kept.
+    #[error("message at offset {offset} of queue {queue} cannot be decoded")]
+    Undecodable {
+        /// The queue.
+        queue: MessageQueue,
+        /// Where the message lies; of a record whose offset is damaged, the first offset at which it can lie.
+        offset: i64,
+        /// What could be read of it. Its body is the body as it is stored, or the whole record.
+        message: Box<StoredMessage>,
+        /// Why.
+        source: Arc<CorruptRecord>,
+    },
+    /// No poll has failed with an undecodable message at that offset, or it has been skipped already.
+    #[error("no undecodable message waits at offset {offset} of queue {queue}")]
+    NothingToSkip {
+        /// The queue.
+        queue: MessageQueue,
+        /// The offset.
+        offset: i64,
+    },
     /// An offset lies outside of its queue.
     #[error("offset {offset} is outside of queue {queue}, which has {min} to {max}")]
     OffsetOutOfRange {
@@ -78,6 +101,14 @@ pub enum Error {
         /// Why the first of them could not, where that is known.
         #[source]
         cause: Option<Box<Self>>,
+    },
+    /// A broker has answered that it keeps an offset, and does not have it when asked for it, several times in a row.
+    #[error("the broker does not keep offset {offset} of queue {queue}, although it confirmed the commit")]
+    OffsetNotKept {
+        /// The queue.
+        queue: MessageQueue,
+        /// The offset that was committed.
+        offset: i64,
     },
     /// Messages were still in the listener's hands when the shutdown timeout passed, or offsets could not be recorded;
     /// these messages come again.
@@ -122,7 +153,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Client(error) => error.is_retryable(),
-            Self::OffsetStore { .. } | Self::NotRecorded { .. } => true,
+            Self::OffsetStore { .. } | Self::NotRecorded { .. } | Self::OffsetNotKept { .. } => true,
             _ => false,
         }
     }

@@ -29,7 +29,9 @@ mod assigned;
 mod assignment_change;
 mod builder;
 mod call;
+mod commit_gate;
 mod config;
+mod decode;
 mod dispatch;
 mod error;
 mod fetch;
@@ -37,11 +39,13 @@ mod give_back;
 mod handle;
 mod hold;
 mod interceptor;
+mod lag;
 mod limit;
 mod listener;
 mod listener_threads;
 mod locks;
 mod member;
+mod missing_topics;
 mod offset;
 mod offset_file;
 mod offset_store;
@@ -70,19 +74,21 @@ mod pull_from;
 mod pull_once;
 mod push;
 mod rebalance;
+mod recreated;
 mod send_again;
 mod share;
 mod shutdown;
 mod source;
 mod stall;
+mod start_offset;
 mod statistics;
 mod stream;
 mod subscription;
 mod subscriptions;
 mod suspension;
-mod told;
 mod topic_watch;
 mod unclaimed;
+mod undecodable;
 mod unrecorded;
 mod wiring;
 
@@ -92,6 +98,7 @@ pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
 pub use error::Error;
 pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
+pub use lag::{Lag, QueueLag};
 pub use offset_file::OffsetFileError;
 pub use offset_store::{OffsetStore, StoreError, Storing};
 pub use outcome::{IntoOutcome, Outcome};
@@ -106,6 +113,7 @@ pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
     ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    message::{CorruptCause, CorruptRecord},
     pop::{HandleError, PopInfoError},
     resolver,
 };

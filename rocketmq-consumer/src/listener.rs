@@ -120,6 +120,10 @@ async fn run_on<M: Send + 'static>(
 
 /// What one call is given, as the user sees it.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart once a call, for which a box would be an allocation"
+)]
 pub(crate) enum Seen {
     One(StoredMessage),
     Many(Vec<StoredMessage>),

@@ -2,11 +2,13 @@ use crate::{
     Error, Filter, OffsetStore, PushConfig,
     ack_queue::AckQueue,
     assigned::AssignedQueue,
+    commit_gate::CommitGates,
     dispatch::{Dispatcher, Workers},
     handle::{Handle, Stop},
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
+    missing_topics::find_missing_topics,
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
@@ -17,6 +19,7 @@ use crate::{
     rebalance::{being_given_up, rebalance},
     share::Sharing,
     stall::StallWatch,
+    start_offset::FirstRoutes,
     statistics::{Meters, sample},
     subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
     suspension::Suspension,
@@ -80,6 +83,8 @@ pub(crate) struct Member {
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
+    pub(crate) commit_gates: CommitGates,
+    pub(crate) first_routes: FirstRoutes,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
@@ -92,12 +97,12 @@ pub(crate) struct Member {
     pub(crate) ordered_calls: Limit,
     suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
-    /// Held by the one who takes queues or gives them up.
-    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// Held for reading by those who take or give up the queues of one topic, for writing by those who change several.
+    pub(crate) changing_queues: tokio::sync::RwLock<()>,
     /// A lock was lost.
     pub(crate) locks_wanted: Notify,
-    /// Held by the one who renews locks or gives them up.
-    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    /// By broker: held by the one who renews locks there or gives them up.
+    pub(crate) lock_calls: Mutex<BTreeMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
@@ -122,6 +127,11 @@ impl Member {
         check_sharing(&sharing, is_broadcast, polling.as_ref().is_some_and(Polling::is_assigned))?;
         if is_broadcast {
             // The file of its offsets is found by this name.
+            let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
+            if shared.is_some_and(|client| client.config().instance_name.is_none()) {
+                let message = "is needed by a broadcast consumer on a shared client: its offset file is found by it";
+                return Err(rocketmq_common::Error::Config { option: "instance_name", message }.into());
+            }
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
         // In a broadcast nothing comes again, and what is polled is its user's from then on.
@@ -158,15 +168,17 @@ impl Member {
             is_broadcast,
             sharing,
             offsets,
+            commit_gates: CommitGates::default(),
+            first_routes: FirstRoutes::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
             suspension: Suspension::default(),
             members_changed: Arc::new(Notify::new()),
-            changing_queues: tokio::sync::Mutex::default(),
+            changing_queues: tokio::sync::RwLock::default(),
             locks_wanted: Notify::new(),
-            lock_calls: tokio::sync::Mutex::default(),
+            lock_calls: Mutex::default(),
             config,
             queues: Mutex::default(),
             left: Mutex::default(),
@@ -198,7 +210,10 @@ impl Member {
         }
         member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.spawn(rebalance(member.clone())),
+            true => {
+                member.spawn(find_missing_topics(member.clone()));
+                member.spawn(rebalance(member.clone()))
+            }
             false => member.spawn(keep_routes(member.clone())),
         };
         member.spawn(sample(member.clone()));
@@ -289,7 +304,7 @@ impl Member {
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.
-    fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
     }
 
@@ -345,6 +360,11 @@ impl Member {
         self.suspension.wait(true).await;
     }
 
+    /// Whether there is a filter of the user's own.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Whether the user's own filter lets a message pass.
     pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
         let Some(FilterHook(filter)) = &self.filter else { return true };
@@ -389,7 +409,7 @@ impl Member {
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
     async fn follow_subscriptions(self: &Arc<Self>) {
-        let changing = self.changing_queues.lock().await;
+        let changing = self.changing_queues.write().await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
@@ -400,6 +420,8 @@ impl Member {
         self.withdraw(&gone);
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
+        self.commit_gates.retain(|topic| current.contains_key(topic));
+        self.first_routes.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
@@ -431,7 +453,9 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
+        for (topic, answer) in look_routes_up(&self.client, &self.subscriptions()).await {
+            self.first_routes.note(&topic, &answer);
+        }
     }
 }
 

@@ -1,78 +1,89 @@
 use crate::{
     Error, OffsetStore,
     assigned::AssignedQueue,
+    commit_gate::{self, Certainty},
     member::Member,
     offset_store::{Offsets, save},
     unrecorded::Unrecorded,
 };
 use rocketmq_common::{MessageQueue, ticks};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
 impl Member {
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
     pub(crate) async fn recorded_offset(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        self.offsets.load(&self.client, &self.group, queue).await
+        let recorded = self.offsets.load(&self.client, &self.group, queue).await?;
+        if matches!(self.offsets, Offsets::Brokers) {
+            let keeper = self.client.offset_keeper(&self.client.broker_of(queue));
+            keeper.iter().for_each(|keeper| self.commit_gates.of(&queue.topic, keeper).was_read(recorded));
+        }
+        Ok(recorded)
     }
 
     /// Records how far the group is in one queue, unless that is known to be recorded where it is kept now.
     pub(crate) async fn record(&self, assigned: &AssignedQueue) -> Result<(), Error> {
+        self.record_with(assigned, Certainty::Answered).await
+    }
+
+    /// Records how far the group is in one queue, whatever the broker has said, and reads that back: another member
+    /// goes on there.
+    pub(crate) async fn record_anew(&self, assigned: &AssignedQueue) -> Result<(), Error> {
+        *assigned.recorded() = None;
+        self.record_with(assigned, Certainty::ReadBack).await
+    }
+
+    async fn record_with(&self, assigned: &AssignedQueue, certainty: Certainty) -> Result<(), Error> {
         // One at a time: of two that are under way at once, a broker may handle the later one first.
         let _recording = assigned.recording.lock().await;
-        if matches!(self.offsets, Offsets::Brokers) {
-            let broker_name = self.client.broker_of(&assigned.queue);
-            assigned.kept_at(self.client.offset_keeper(&broker_name)?);
-        }
-        let Some(offset) = assigned.to_record() else { return Ok(()) };
-        match &self.offsets {
-            Offsets::Brokers => self.client.update_consumer_offset(&self.group, &assigned.queue, offset).await?,
-            Offsets::File(file) => file.set(&assigned.queue, offset),
-            Offsets::Own(store) => {
-                save(store, &self.client, &self.group, vec![(assigned.queue.clone(), offset)]).await?;
+        let queue = &assigned.queue;
+        let offset = match &self.offsets {
+            Offsets::Brokers => {
+                let keeper = self.client.offset_keeper(&self.client.broker_of(queue))?;
+                assigned.kept_at(keeper.clone());
+                let Some(offset) = assigned.to_record() else { return Ok(()) };
+                let gate = self.commit_gates.of(&queue.topic, &keeper);
+                commit_gate::commit(&self.client, &gate, &self.group, (queue, offset), certainty).await?;
+                offset
             }
-        }
+            Offsets::File(file) => {
+                let Some(offset) = assigned.to_record() else { return Ok(()) };
+                file.set(queue, offset);
+                offset
+            }
+            Offsets::Own(store) => {
+                let Some(offset) = assigned.to_record() else { return Ok(()) };
+                save(store, &self.client, &self.group, vec![(queue.clone(), offset)]).await?;
+                offset
+            }
+        };
         assigned.is_recorded(offset);
         Ok(())
     }
 
-    /// Records how far the group is in one queue, whatever the broker has said.
-    pub(crate) async fn record_anew(&self, assigned: &AssignedQueue) -> Result<(), Error> {
-        *assigned.recorded() = None;
-        self.record(assigned).await
-    }
-
-    /// Records all of `queues`, whatever the brokers have said; answers which could not be.
+    /// Records all of `queues`, whatever the brokers have said, and reads that back; answers which could not be.
     pub(crate) async fn record_all_anew(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
         for assigned in &queues {
             *assigned.recorded() = None;
         }
-        self.record_all(queues).await
+        self.record_all_with(queues, Certainty::ReadBack).await
     }
 
     /// Records those of `queues` that have moved; answers which could not be.
-    ///
-    /// # Protocol
-    /// Of the first offsets of a group in a topic, a broker that handles several at once keeps one and answers SUCCESS
-    /// to all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0). So one goes ahead of the others; and since other
-    /// members may be about it, too, offsets are recorded anew now and then, and whenever a queue is given up.
     pub(crate) async fn record_all(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
+        self.record_all_with(queues, Certainty::Answered).await
+    }
+
+    async fn record_all_with(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>, certainty: Certainty) -> Unrecorded {
         match &self.offsets {
-            Offsets::Brokers => {}
+            Offsets::Brokers => self.record_at_once(queues, certainty).await,
             Offsets::File(file) => {
                 let count = queues.len();
-                self.record_at_once(queues).await;
-                return self.tell_unrecorded(file.save().await.map_err(Error::from), count);
+                self.record_at_once(queues, certainty).await;
+                self.tell_unrecorded(file.save().await.map_err(Error::from), count)
             }
-            Offsets::Own(store) => return self.record_together(store, queues).await,
+            Offsets::Own(store) => self.record_together(store, queues).await,
         }
-        let mut met = HashSet::new();
-        let place = |assigned: &AssignedQueue| (assigned.queue.topic.clone(), assigned.queue.broker_name.clone());
-        let (ahead, others) = queues.into_iter().partition(|assigned| met.insert(place(assigned)));
-        self.record_at_once(ahead).await.and(self.record_at_once(others).await)
     }
 
     /// Records several queues in one call.
@@ -104,12 +115,12 @@ impl Member {
         Unrecorded::of(queues, Some(error))
     }
 
-    async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>) -> Unrecorded {
+    async fn record_at_once(self: &Arc<Self>, queues: Vec<Arc<AssignedQueue>>, certainty: Certainty) -> Unrecorded {
         let mut recording = JoinSet::new();
         for assigned in queues {
             let member = self.clone();
             recording.spawn(async move {
-                let result = member.record(&assigned).await;
+                let result = member.record_with(&assigned, certainty).await;
                 if let Err(error) = &result {
                     tracing::warn!(
                         group = %member.group, queue = %assigned.queue, error = error as &dyn std::error::Error,
@@ -145,8 +156,10 @@ pub(crate) async fn commit(member: Arc<Member>) {
                 return member.record_all(member.changed_queues()).await;
             }
             anew_at = Instant::now() + ANEW;
-            let queues = member.queues().values().cloned().collect();
-            member.record_all_anew(queues).await
+            // Another member may have been about the first offsets of the group at the same time.
+            let queues: Vec<_> = member.queues().values().cloned().collect();
+            queues.iter().for_each(|assigned| *assigned.recorded() = None);
+            member.record_all(queues).await
         };
         // A shutdown does not break this off: what a broker still has to handle could undo the last offset.
         tokio::select! {

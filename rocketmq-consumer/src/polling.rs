@@ -2,7 +2,9 @@ use crate::{
     Error, Filter, Position,
     assigned::{AssignedQueue, InHand},
     member::Member,
+    outcome::DEAD,
     share::Share,
+    start_offset::first_offset,
     subscriptions::{Subscriptions, now_ms, parse_one, wrapped},
     unrecorded::Unrecorded,
 };
@@ -100,6 +102,14 @@ impl Member {
                 let queue = task.queue.clone();
                 let Some(task) = queue.unless_paused(task) else { continue };
                 let Some(in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
+                if let [message] = task.messages.as_slice() {
+                    if let Some(error) = self.undecodable(&task.queue.queue, message) {
+                        if let Some(polled) = &task.queue.polled {
+                            polled.hold_at(task.epoch, message.clone());
+                        }
+                        return Err(error);
+                    }
+                }
                 let offsets = task.messages.iter().map(StoredMessage::queue_offset).collect();
                 match polling.auto_commit {
                     true => {
@@ -117,9 +127,54 @@ impl Member {
         };
         let deadline = Instant::now().checked_add(limit);
         match deadline {
-            Some(deadline) => timeout_at(deadline, poll).await.unwrap_or_else(|_| Ok(Vec::new())),
+            // What nobody has decided on is said once more, so that it is not overlooked.
+            Some(deadline) => {
+                timeout_at(deadline, poll).await.unwrap_or_else(|_| self.held_at().map_or(Ok(Vec::new()), Err))
+            }
             None => poll.await,
         }
+    }
+
+    /// The first message that cannot be decoded and that the user has not skipped.
+    fn held_at(&self) -> Option<Error> {
+        let queues: Vec<_> = self.queues().values().cloned().collect();
+        queues.iter().find_map(|assigned| {
+            let epoch = assigned.window().epoch();
+            let message = assigned.polled.as_ref()?.undecodable(epoch)?;
+            self.undecodable(&assigned.queue, &message)
+        })
+    }
+
+    /// The error that stands for a message of a queue, by the name the wire knows, if it cannot be decoded.
+    pub(crate) fn undecodable(&self, queue: &MessageQueue, message: &StoredMessage) -> Option<Error> {
+        let source = message.decode_error()?.clone();
+        Some(Error::Undecodable {
+            queue: self.client.namespace().strip_queue(queue.clone()),
+            offset: message.queue_offset(),
+            message: Box::new(self.as_the_user_sees_it(message)),
+            source,
+        })
+    }
+
+    /// Goes on behind a message that cannot be decoded.
+    pub(crate) fn skip(&self, queue: &MessageQueue, offset: i64) -> Result<(), Error> {
+        let assigned = self.assigned_queue(queue)?;
+        let skipped = assigned.polled.as_ref().and_then(|polled| polled.skip(offset));
+        let (epoch, released) = skipped.ok_or_else(|| Error::NothingToSkip { queue: queue.clone(), offset })?;
+        assigned.finish(epoch, offset);
+        self.dispatcher.put_back(released.into_iter());
+        tracing::warn!(group = %self.group, queue = %assigned.queue, offset, "undecodable message skipped");
+        Ok(())
+    }
+
+    /// Sends a message back that the user has.
+    pub(crate) async fn send_back_polled(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let topic = self.client.namespace().wrap(message.topic()).as_ref().into();
+        let message = message.clone().with_topic(topic);
+        Ok(self.give_back_pulled(&message, delay_level.max(DEAD)).await?)
     }
 
     /// Records what all polls so far have answered.
@@ -204,7 +259,7 @@ impl Member {
         }
         let wire = self.assigned_queue(queue)?.queue.clone();
         let offset = match position {
-            Position::Begin => self.client.min_offset(&wire).await?.max(0),
+            Position::Begin => first_offset(&self.client, &wire).await?,
             Position::End => self.client.max_offset(&wire).await?,
             Position::Timestamp(time) => self.client.offset_at(&wire, time).await?,
             Position::Offset(offset) => {

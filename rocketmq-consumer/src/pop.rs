@@ -45,6 +45,10 @@ impl PopConsumer {
         Popper::start(wiring, config).await.map(|handle| Self(Arc::new(handle)))
     }
 
+    pub(crate) fn popper(&self) -> &Popper {
+        &self.0
+    }
+
     /// Takes up to `max` messages (1 to 32) and hides them for `invisible` (1 s to 12 h, which brokers keep to within a
     /// few seconds). They are of one topic and one broker, which take turns. Waits up to
     /// [`long_poll`](PopConfig::long_poll) for the first of them; none is no error. A broker that does not answer may add 10 s to

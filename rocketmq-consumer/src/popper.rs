@@ -264,7 +264,7 @@ impl Popper {
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
     }
 
-    fn subscriptions(&self) -> Arc<Subscriptions> {
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -299,7 +299,7 @@ impl Popper {
     }
 
     async fn look_routes_up(&self) {
-        look_routes_up(&self.pops.client, &self.subscriptions()).await;
+        let _ = look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
 }
 

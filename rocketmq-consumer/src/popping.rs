@@ -8,6 +8,7 @@
 use crate::{
     Error,
     assigned::AssignedQueue,
+    decode::decompress_within,
     member::Member,
     outcome::DEAD,
     pop_config::millis,
@@ -15,6 +16,7 @@ use crate::{
     pop_handle::Kept,
     popped_queue::{Hidden, PoppedQueue},
     subscription::wants,
+    undecodable::{is_alone, is_malformed},
 };
 use rocketmq_common::{Backoff, StoredMessage, random::random_u64};
 use std::{
@@ -84,9 +86,16 @@ async fn take(
     assigned: &Arc<AssignedQueue>,
     popped: &PoppedQueue,
     began: Instant,
-    came: Vec<(StoredMessage, Kept)>,
+    mut came: Vec<(StoredMessage, Kept)>,
 ) {
-    let is_wanted = |message: &StoredMessage| wants(&assigned.subscription, message) && member.passes_filter(message);
+    // Those without room are ours all the same: they are decompressed when their turn comes. A filter of the user's own has to
+    // see them all.
+    let room = if member.has_filter() { usize::MAX } else { popped.byte_room() };
+    decompress_within(&mut came, |(message, _)| message, room, member.config.max_body_bytes).await;
+    let is_wanted = |message: &StoredMessage| {
+        is_malformed(message)
+            || wants(&assigned.subscription, message) && (is_alone(message) || member.passes_filter(message))
+    };
     let mut messages = Vec::with_capacity(came.len());
     for (message, kept) in member.pops.keep_wanted(&member.tasks, came, is_wanted).await {
         if popped.enter(&message, kept) {
@@ -241,7 +250,7 @@ impl PopGroup {
 /// # Protocol
 /// Java: `MessageStoreConfig.messageDelayLevel`, and `CONSUMER_SEND_MSG_BACK`, which begins at level 3.
 /// `popDelayLevel` of Java's push consumer is the same from there on.
-fn delay(level: i32, reconsume_times: i32) -> Duration {
+pub(crate) fn delay(level: i32, reconsume_times: i32) -> Duration {
     let level = if level > 0 { level } else { reconsume_times.max(0).saturating_add(FIRST_LEVEL) };
     let index = usize::try_from(level).unwrap_or(1).clamp(1, DELAYS.len()) - 1;
     Duration::from_secs(DELAYS[index])

@@ -53,7 +53,7 @@ impl PullConsumer {
         Self { handle: Arc::new(handle), sources: Arc::default() }
     }
 
-    fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Member> {
         &self.handle
     }
 
@@ -63,7 +63,8 @@ impl PullConsumer {
     /// done. So who polls from several tasks has to commit by hand.
     ///
     /// # Errors
-    /// [`Error::ShutDown`].
+    /// [`Error::Undecodable`] where the next message of a queue cannot be decoded: the queue waits until it is
+    /// [skipped](Self::skip). [`Error::ShutDown`].
     ///
     /// # Cancel safety
     /// No message is lost when the future is dropped.
@@ -182,6 +183,49 @@ impl PullConsumer {
         self.member().unsubscribe(topic).await
     }
 
+    /// Goes on behind a message that cannot be decoded: the one at `offset`, with which a poll has failed
+    /// ([`Error::Undecodable`]). The message counts as done then.
+    ///
+    /// A message may be malformed, or its body not decompress. A poll does not pass it silently: it fails with that error, and
+    /// the queue waits, while polls go on to answer messages of other queues; one that has none fails again.
+    ///
+    /// ```no_run
+    /// # use rocketmq_consumer::{Error, PullConsumer};
+    /// # async fn run(puller: PullConsumer) -> Result<(), Error> {
+    /// match puller.poll(std::time::Duration::from_secs(1)).await {
+    ///     Ok(messages) => println!("{} messages", messages.len()),
+    ///     Err(Error::Undecodable { queue, offset, message, .. }) => {
+    ///         puller.send_back(&message, -1).await?;
+    ///         puller.skip(&queue, offset)?;
+    ///     }
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`]; [`Error::NothingToSkip`] where no such message waits at that offset.
+    pub fn skip(&self, queue: &MessageQueue, offset: i64) -> Result<(), Error> {
+        self.handle.skip(queue, offset)
+    }
+
+    /// Sends a message back to its broker for the group: with a `delay_level` of 0 (the broker chooses) or above to the
+    /// group's retry topic, which a pull consumer reads only if it subscribes to it, and with -1 to its dead letter queue.
+    /// The position of the queue does not change.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where no broker takes it; [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the message may have been sent back or not.
+    ///
+    /// # Protocol
+    /// `CONSUMER_SEND_MSG_BACK` (36); Java: `DefaultMQPullConsumer.sendMessageBack`.
+    pub async fn send_back(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
+        self.member().send_back_polled(message, delay_level).await
+    }
+
     /// The queues that belong to this consumer now.
     pub fn assigned_queues(&self) -> Vec<MessageQueue> {
         self.handle.assigned_queues()
@@ -221,6 +265,8 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::Client`] for an offset below 0 or another `max`, with the broker's code where it refuses, and where it does
     /// not answer within `wait`, [`request_timeout`](crate::ClientConfig::request_timeout) and 5 s; [`Error::ShutDown`].
+    /// [`Error::Undecodable`] where the first message cannot be decoded; messages before such a one are returned, up to its
+    /// offset. To skip it, pull from its offset and 1 on.
     ///
     /// # Cancel safety
     /// A future that is dropped leaves nothing behind.

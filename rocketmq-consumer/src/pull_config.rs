@@ -42,6 +42,9 @@ pub struct PullConfig {
     pub max_messages_per_queue: usize,
     /// Most body bytes of one queue fetched ahead. Default 100 MiB.
     pub max_bytes_per_queue: usize,
+    /// Most bytes of a body after it is decompressed, 1 or more: a message with a larger one cannot be decoded, and is
+    /// [`Error::Undecodable`](crate::Error::Undecodable). Default 64 MiB.
+    pub max_body_bytes: usize,
     /// Most messages of one topic fetched ahead: its queues share the number. Default: no such limit.
     pub max_messages_per_topic: Option<usize>,
     /// Most body bytes of one topic fetched ahead. Default: no such limit.
@@ -54,7 +57,8 @@ pub struct PullConfig {
     /// How often the queues are shared out anew even if nothing was heard. Default 20 s.
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the next poll to say that the last one's messages are
-    /// done. Default 1 s.
+    /// done. All members need the same: a member that is given a queue waits as long, and half a second more, before
+    /// it fetches from it, unless it is alone. Default 1 s.
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PullConsumer::shutdown) may take. Default 10 s.
     pub shutdown_timeout: Duration,
@@ -72,6 +76,7 @@ impl Default for PullConfig {
             start_at,
             max_messages_per_queue,
             max_bytes_per_queue,
+            max_body_bytes,
             max_messages_per_topic,
             max_bytes_per_topic,
             pull_batch,
@@ -89,6 +94,7 @@ impl Default for PullConfig {
             start_at,
             max_messages_per_queue,
             max_bytes_per_queue,
+            max_body_bytes,
             max_messages_per_topic,
             max_bytes_per_topic,
             pull_batch,
@@ -110,6 +116,7 @@ impl PullConfig {
             start_at: self.start_at,
             max_messages_per_queue: self.max_messages_per_queue,
             max_bytes_per_queue: self.max_bytes_per_queue,
+            max_body_bytes: self.max_body_bytes,
             max_span_per_queue: i64::MAX,
             max_messages_per_topic: self.max_messages_per_topic,
             max_bytes_per_topic: self.max_bytes_per_topic,

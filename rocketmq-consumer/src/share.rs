@@ -6,15 +6,15 @@ use crate::{
     assignment_change::ChangeHook,
     member::Member,
     pop_group::ALL_QUEUES,
-    told::Told,
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
+    internal::LogOnChange,
     protocol::{Assignment, Assignments, RequestMode},
     remote::ResponseCode,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -32,8 +32,8 @@ pub(crate) struct Sharing {
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
     warned: AtomicBool,
-    /// Why the strategy has no answer, as the log knows it.
-    failures: Told,
+    /// The topics for which the strategy has no answer.
+    failures: LogOnChange<Arc<str>>,
 }
 
 impl Default for Sharing {
@@ -44,7 +44,7 @@ impl Default for Sharing {
             by_broker: false,
             told: None,
             warned: AtomicBool::new(false),
-            failures: Told::default(),
+            failures: LogOnChange::default(),
         }
     }
 }
@@ -103,7 +103,9 @@ enum Answer {
 impl Member {
     /// Our queues of a topic; `None` where that cannot be told now, and those we have stay.
     pub(crate) async fn share_of(&self, topic: &Arc<str>) -> Result<Option<Share>, Error> {
-        let route = self.client.route(topic).await?;
+        let route = self.client.route(topic).await;
+        self.first_routes.note(topic, &route);
+        let route = route?;
         if self.is_broadcast {
             return Ok(Some(Share::of(route.read_queues().iter().cloned().collect(), 1)));
         }
@@ -127,12 +129,14 @@ impl Member {
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
             Ok(queues) => {
-                self.sharing.failures.works(topic);
+                if self.sharing.failures.ends(&**topic) {
+                    tracing::info!(group = %self.group, %topic, "queues can be allocated again");
+                }
                 Ok(Some(Share::of(queues, members.len())))
             }
             Err(failure) => {
                 let (group, strategy) = (&self.group, self.sharing.strategy.name());
-                let is_news = self.sharing.failures.is_news(topic, &failure);
+                let is_news = self.sharing.failures.begins(topic.clone(), &failure);
                 let error = &failure as &dyn std::error::Error;
                 if is_news {
                     tracing::error!(
@@ -193,14 +197,20 @@ fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue], may_po
             false => Answer::NotMine("brokers do not know the strategy"),
         };
     };
+    let by_queue: HashSet<&MessageQueue> = known.iter().collect();
+    let mut by_broker: HashMap<(&str, &str), &MessageQueue> = HashMap::new();
+    for queue in known {
+        by_broker.entry((&queue.topic, &queue.broker_name)).or_insert(queue);
+    }
     let mut share = Share::default();
     for Assignment { message_queue, mode, .. } in assigned {
         let queue = MessageQueue::from(message_queue);
-        let is_it = |known: &&MessageQueue| match queue.queue_id {
-            ..0 => mode == RequestMode::Pop && (&known.topic, &known.broker_name) == (&queue.topic, &queue.broker_name),
-            _ => **known == queue,
+        let known = match queue.queue_id {
+            ..0 if mode == RequestMode::Pop => by_broker.get(&(&*queue.topic, &*queue.broker_name)),
+            ..0 => None,
+            _ => by_queue.get(&queue),
         };
-        let Some(known) = known.iter().find(is_it) else { return Answer::Nothing };
+        let Some(known) = known.copied() else { return Answer::Nothing };
         // The route's own, which share their names.
         let queue = MessageQueue { queue_id: queue.queue_id.max(ALL_QUEUES), ..known.clone() };
         match mode {
@@ -338,6 +348,15 @@ mod tests {
         assert_eq!(read(assigned(&[(-1, RequestMode::Pull)]), "AVG", &known(), true), Answer::Nothing);
         assert_eq!(read(assigned(&[(-1, RequestMode::Pop)]), "AVG", &[], true), Answer::Nothing);
         assert_eq!(read(Assignments::default(), "AVG_BY_CIRCLE", &known(), true), Answer::Nothing);
+    }
+
+    #[test]
+    fn very_many_queues_are_read_in_no_time() {
+        // With a search over all queues for each, this would take minutes.
+        const QUEUES: i32 = 100_000;
+        let known: Vec<_> = (0..QUEUES).map(|id| MessageQueue::new("T", "b", id)).collect();
+        let all: Vec<_> = (0..QUEUES).rev().map(|id| (id, RequestMode::Pull)).collect();
+        assert_eq!(read(assigned(&all), "AVG", &known, true), pulled(&known));
     }
 
     #[test]

@@ -339,6 +339,11 @@ impl QueueMeter {
         now
     }
 
+    /// Messages have failed without a listener call.
+    pub(crate) fn failed(&self, messages: usize) {
+        self.topic.failed.fetch_add(messages as u64, Relaxed);
+    }
+
     /// A pull is made.
     pub(crate) fn pulling(&self) -> Instant {
         let now = Instant::now();

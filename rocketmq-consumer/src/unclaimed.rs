@@ -1,7 +1,9 @@
 //! Pops for receivers that may be dropped meanwhile: what they bring is then made visible again.
 
-use crate::{Error, PoppedMessage, popper::Popper, subscription::wants};
-use rocketmq_common::{MessageQueue, protocol::SubscriptionData};
+use crate::{
+    Error, PoppedMessage, decode::decompress_within, popper::Popper, subscription::wants, undecodable::is_malformed,
+};
+use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
@@ -46,7 +48,8 @@ impl Drop for Unclaimed {
 
 impl Popper {
     /// Pops from one broker, without waiting for messages. Runs to completion even if the caller is dropped. Unwanted
-    /// messages are acknowledged, and messages with too many deliveries are sent to the dead letter queue.
+    /// messages are acknowledged, and messages with too many deliveries are sent to the dead letter queue. Messages that
+    /// cannot be decoded have failed.
     pub(crate) async fn pop(
         self: &Arc<Self>,
         target: MessageQueue,
@@ -58,9 +61,14 @@ impl Popper {
         let (sender, popped) = oneshot::channel();
         self.spawn(async move {
             let pop = async {
-                let came = popper.pops.pop(&target, &subscription, max, invisible_ms).await?;
+                let mut came = popper.pops.pop(&target, &subscription, max, invisible_ms).await?;
                 let count = came.len();
-                let is_wanted = |message: &_| wants(&subscription, message);
+                decompress_within(&mut came, |(message, _)| message, usize::MAX, popper.config.max_body_bytes).await;
+                let is_wanted = |message: &StoredMessage| wants(&subscription, message);
+                let (undecodable, came) = came.into_iter().partition::<Vec<_>, _>(|(message, _)| {
+                    is_malformed(message) || message.decode_error().is_some() && is_wanted(message)
+                });
+                popper.pops.fail(&popper.tasks, undecodable).await;
                 let wanted = popper.pops.keep_wanted(&popper.tasks, came, is_wanted).await;
                 let namespace = popper.pops.client.namespace();
                 let messages: Vec<_> = wanted

@@ -1,6 +1,6 @@
 use crate::{
     Error, Filter,
-    subscriptions::{Subscriptions, check_filter, parse, wrapped},
+    subscriptions::{Subscriptions, check_filter, parse, supersede_known, wrapped},
 };
 use rocketmq_common::{
     Client, ClientConfig, NameServerSource,
@@ -46,11 +46,13 @@ impl Wiring {
         };
         let group = client.namespace().wrap(&self.group).into_owned();
         check_group(&group).map_err(rocketmq_common::Error::from)?;
-        let subscriptions = wrapped(client.namespace(), subscriptions)?;
+        let mut subscriptions = wrapped(client.namespace(), subscriptions)?;
         for data in subscriptions.values() {
             check_filter(&client, &group, data).await?;
         }
-        Ok(Wired { client, owns_client, group: group.into(), subscriptions })
+        let group = group.into();
+        supersede_known(&client, &group, &mut subscriptions).await;
+        Ok(Wired { client, owns_client, group, subscriptions })
     }
 }
 

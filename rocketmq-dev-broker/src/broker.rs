@@ -24,7 +24,7 @@ use bytes::{Bytes, BytesMut};
 use rocketmq_common::{
     message::{
         Record,
-        names::{AUTO_CREATE_TOPIC, HALF_TOPIC, SCHEDULE_TOPIC},
+        names::{AUTO_CREATE_TOPIC, HALF_TOPIC, SCHEDULE_TOPIC, SELF_TEST_TOPIC},
         properties::{Properties, lookup, property},
     },
     pop::PopSource,
@@ -127,6 +127,7 @@ impl Broker {
         }
         log.set_topic(SCHEDULE_TOPIC, TopicConfig::new(i32::try_from(config.delay_levels.len()).unwrap_or(i32::MAX)));
         log.set_topic(HALF_TOPIC, TopicConfig::new(1));
+        log.set_topic(SELF_TEST_TOPIC, TopicConfig::new(1));
         log.set_topic(TIMER_TOPIC, TopicConfig::new(1));
         log.set_topic(&format!("{CLUSTER}_REPLY_TOPIC"), TopicConfig::new(1));
         Self {

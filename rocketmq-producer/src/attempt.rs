@@ -1,10 +1,10 @@
-use crate::{Error, FailedAttempt, NotSent, SendReceipt, fault::Sign, producer::Shared};
+use crate::{Error, FailedAttempt, NotSent, SendReceipt, fault::Sign, producer::Shared, select::Selection};
 use bytes::Bytes;
 use rocketmq_common::{
     Backoff, Error as ClientError, MessageQueue, TopicRoute,
     protocol::{MASTER_ID, SendBatchMessage, SendMessage, SendReply, Stored},
     random::random_u64,
-    remote::{Answer, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
+    remote::{Answer, CloseCause, Connection, Deadline, Error as RemoteError, Request, ReservedCall, ResponseCode},
 };
 use std::{
     sync::Arc,
@@ -46,11 +46,15 @@ pub(crate) struct Delivery<R> {
     pub(crate) deadline: Deadline,
     /// The queue that was chosen for it, where one was.
     chosen: Option<MessageQueue>,
+    /// How to choose again, where that queue is no more.
+    selection: Option<Selection>,
     /// The broker the first attempt goes to, where there is a reason for one.
     first_broker: Option<Arc<str>>,
     /// The route as it was looked up for the first attempt.
     route: Option<Arc<TopicRoute>>,
     failed: Vec<FailedAttempt>,
+    /// An attempt without an outcome: the broker's name, its address, and since when.
+    under_way: Option<(Arc<str>, Arc<str>, Instant)>,
 }
 
 /// Where an attempt goes, and since when.
@@ -67,13 +71,30 @@ pub(crate) struct Target {
 
 impl<R: Store> Delivery<R> {
     pub(crate) fn new(topic: Arc<str>, message_id: String, request: R, body: Bytes, deadline: Deadline) -> Self {
-        let failed = Vec::new();
-        Self { topic, message_id, request, body, deadline, chosen: None, first_broker: None, route: None, failed }
+        Self {
+            topic,
+            message_id,
+            request,
+            body,
+            deadline,
+            chosen: None,
+            selection: None,
+            first_broker: None,
+            route: None,
+            failed: Vec::new(),
+            under_way: None,
+        }
     }
 
     /// The same, for one queue and no other.
     pub(crate) fn to(mut self, queue: Option<MessageQueue>) -> Self {
         self.chosen = queue;
+        self
+    }
+
+    /// The same, for a queue that was chosen in a way that may choose another one.
+    pub(crate) fn by_selection(mut self, selection: Option<Selection>) -> Self {
+        self.selection = selection;
         self
     }
 
@@ -93,7 +114,10 @@ impl<R: Store> Delivery<R> {
     pub(crate) async fn run(&mut self, producer: &Shared) -> Result<(MessageQueue, Answer<Stored>), Error> {
         loop {
             let target = self.aim(producer).await?;
+            let broker_name = target.route.broker_of(&target.queue).clone();
+            self.under_way = Some((broker_name, target.connection.addr().clone(), target.started));
             let result = target.connection.call(&self.request, self.body.clone(), target.deadline).await;
+            self.under_way = None;
             if let Some(answer) = self.judge(producer, &target, result).await? {
                 return Ok((target.queue, answer));
             }
@@ -155,6 +179,9 @@ impl<R: Store> Delivery<R> {
                 Some(route) => route,
                 None => producer.route(&self.topic, self.deadline).await?,
             };
+            if self.is_queue_gone(&route) {
+                self.choose_again(producer).await?;
+            }
             let Some(queue) = self.queue(producer, &route) else {
                 producer.client.note_stale(&route);
                 return Err(Error::NoQueue { topic: self.topic.clone() });
@@ -200,6 +227,48 @@ impl<R: Store> Delivery<R> {
             None => producer.next.next(queues, &[&is_untried, &is_elsewhere]),
         };
         next.cloned()
+    }
+
+    /// Whether a broker has refused the chosen queue, and the route that was looked up then has it no more.
+    fn is_queue_gone(&self, route: &TopicRoute) -> bool {
+        let refused = self.failed.last().and_then(|attempt| attempt.error.response_code());
+        let is_stale = refused.is_some_and(is_refusal_of_route);
+        is_stale && self.chosen.as_ref().is_some_and(|chosen| !route.write_queues().contains(chosen))
+    }
+
+    /// # Errors
+    /// What the selection says of the topic's queues as they are now; every attempt where one of them may have stored the
+    /// message.
+    async fn choose_again(&mut self, producer: &Shared) -> Result<(), Error> {
+        let Some(selection) = &self.selection else { return Err(self.give_up()) };
+        let chosen = producer.choose(&selection.select, &selection.message(&self.topic), self.deadline).await;
+        match chosen {
+            Ok(queue) => {
+                tracing::debug!(topic = %self.topic, %queue, "the chosen queue is no more, another one is chosen");
+                self.chosen = Some(queue);
+                Ok(())
+            }
+            Err(_) if self.failed.iter().any(|attempt| attempt.error.may_have_happened()) => Err(self.give_up()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks the route up anew that a broker's refusal has shown to be old, unless that was done a moment ago.
+    async fn refresh(&self, producer: &Shared, route: &TopicRoute) {
+        let (topic, seen) = (route.topic(), route.generation());
+        if producer.refreshes.is_fresh(topic, seen, Instant::now()) {
+            return;
+        }
+        let look_up = producer.client.newer_route(topic, seen);
+        let generation = match timeout_at(self.deadline.instant(), look_up).await {
+            Ok(Ok(route)) => route.generation(),
+            Ok(Err(error)) => {
+                tracing::debug!(%topic, error = &error as &dyn std::error::Error, "route not refreshed");
+                seen
+            }
+            Err(_) => return,
+        };
+        producer.refreshes.note(topic, generation, Instant::now());
     }
 
     fn has_failed_at(&self, broker_name: &str) -> bool {
@@ -258,9 +327,8 @@ impl<R: Store> Delivery<R> {
         error: ClientError,
     ) -> Result<(), Error> {
         let code = error.response_code();
-        let moved = code == Some(ResponseCode::NOT_LEADER_FOR_QUEUE);
         let worth_it = match code {
-            Some(_) if moved => true,
+            Some(ResponseCode::NOT_LEADER_FOR_QUEUE | ResponseCode::INVALID_PARAMETER) => true,
             Some(code) => producer.config.is_worth_a_retry(code) || NOT_SAFE.contains(&code),
             None => error.is_retryable(),
         };
@@ -282,12 +350,9 @@ impl<R: Store> Delivery<R> {
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
         }
-        if moved {
-            // A queue of a static topic is on another broker now, so the same route would lead there again.
-            let look_up = producer.client.newer_route(route.topic(), route.generation());
-            if let Ok(Err(error)) = timeout_at(self.deadline.instant(), look_up).await {
-                tracing::debug!(topic = %self.topic, error = &error as &dyn std::error::Error, "route not refreshed");
-            }
+        if code.is_some_and(is_refusal_of_route) {
+            // The same route would lead to the same refusal.
+            self.refresh(producer, route).await;
         }
         if !wait.is_zero() {
             sleep(wait).await;
@@ -332,6 +397,11 @@ impl<R: Store> Delivery<R> {
 
     /// The error that names every attempt.
     pub(crate) fn give_up(&mut self) -> Error {
+        if let Some((broker_name, addr, started)) = self.under_way.take() {
+            // The producer ends before the broker has answered.
+            let error = RemoteError::Closed { addr, cause: Arc::new(CloseCause::Local), sent: true };
+            self.failed.push(FailedAttempt { broker_name, elapsed: started.elapsed(), error: error.into() });
+        }
         let attempts = std::mem::take(&mut self.failed);
         let Some(last) = attempts.last() else { return Error::NoQueue { topic: self.topic.clone() } };
         let retryable = match last.error.response_code() {
@@ -347,9 +417,19 @@ impl<R: Store> Delivery<R> {
 impl Delivery<SendMessage> {
     /// The same message, sent as the reply that it is.
     pub(crate) fn into_reply(self) -> Delivery<SendReply> {
-        let Self { topic, message_id, request, body, deadline, chosen, first_broker, route, failed } = self;
-        let request = SendReply(request);
-        Delivery { topic, message_id, request, body, deadline, chosen, first_broker, route, failed }
+        Delivery {
+            request: SendReply(self.request),
+            topic: self.topic,
+            message_id: self.message_id,
+            body: self.body,
+            deadline: self.deadline,
+            chosen: self.chosen,
+            selection: self.selection,
+            first_broker: self.first_broker,
+            route: self.route,
+            failed: self.failed,
+            under_way: self.under_way,
+        }
     }
 }
 
@@ -377,8 +457,26 @@ const BUSY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_se
 const NOT_SAFE: [ResponseCode; 3] =
     [ResponseCode::FLUSH_DISK_TIMEOUT, ResponseCode::FLUSH_SLAVE_TIMEOUT, ResponseCode::SLAVE_NOT_AVAILABLE];
 
+/// Whether an answer says that the route by which this was sent is old: the queue is on another broker, or is no more; the
+/// topic may not be written, or does not exist.
+///
+/// # Protocol
+/// INVALID_PARAMETER (29) is the answer to a queue id that is too large; a bad topic name, the other reason for it, is
+/// refused before anything is sent.
+pub(crate) fn is_refusal_of_route(code: ResponseCode) -> bool {
+    matches!(
+        code,
+        ResponseCode::NOT_LEADER_FOR_QUEUE
+            | ResponseCode::INVALID_PARAMETER
+            | ResponseCode::NO_PERMISSION
+            | ResponseCode::TOPIC_NOT_EXIST
+    )
+}
+
 /// Answers after which a later send of the same message may succeed.
-const RETRYABLE: [ResponseCode; 5] = [
+const RETRYABLE: [ResponseCode; 7] = [
+    ResponseCode::NOT_LEADER_FOR_QUEUE,
+    ResponseCode::INVALID_PARAMETER,
     ResponseCode::SYSTEM_ERROR,
     ResponseCode::SYSTEM_BUSY,
     ResponseCode::SERVICE_NOT_AVAILABLE,

@@ -1,11 +1,13 @@
 use crate::{
     BatchReceipt, Error, PendingBatchReceipt, Producer, Select, SendReceipt,
     attempt::Delivery,
+    detached::run_detached,
     interceptor::Watch,
     launch::{Delivered, launch},
     pending::Pending,
     prepare::{compress, ensure_unique_id},
     producer::Shared,
+    select::Selection,
 };
 use bytes::BytesMut;
 use rocketmq_common::{
@@ -47,12 +49,13 @@ impl Producer {
     }
 
     async fn send_batch_selected(&self, select: Option<Select>, messages: Vec<Message>) -> Result<BatchReceipt, Error> {
-        let _under_way = self.under_way()?;
         let shared = self.shared();
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let _in_flight = shared.begin(deadline)?;
         let mut batch = shared.check_batch(messages)?;
         let watch = batch.watch.take();
         let result = async {
-            let (mut delivery, ids) = shared.load_batch(batch, select).await?;
+            let (mut delivery, ids) = shared.load_batch(batch, select, deadline).await?;
             let (queue, answer) = delivery.run(shared).await?;
             Ok(BatchReceipt::new(ids, queue, answer))
         };
@@ -68,30 +71,11 @@ impl Producer {
     /// As [`send_batch`](Self::send_batch), as far as they come up before the batch is queued.
     ///
     /// # Cancel safety
-    /// Dropping this future before it is ready sends nothing.
+    /// As [`send_async`](Self::send_async).
     pub async fn send_batch_async(&self, messages: Vec<Message>) -> Result<PendingBatchReceipt, Error> {
         let shared = self.shared();
-        let mut batch = shared.check_batch(messages)?;
-        let room = shared.room.take(batch.size).await.map_err(|_| Error::ShutDown)?;
-        let under_way = self.under_way()?;
-        let watch = batch.watch.take();
-        let (delivery, ids) = match shared.load_batch(batch, None).await {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                show(watch.as_ref(), &Err(error.clone()));
-                return Err(error);
-            }
-        };
-        let (outcome, pending) = Pending::new();
-        let tell = move |delivered: Delivered| {
-            let result = delivered.map(|(_, queue, answer)| BatchReceipt::new(ids, queue, answer));
-            show(watch.as_ref(), &result);
-            drop(room);
-            outcome.tell(result);
-            drop(under_way);
-        };
-        launch(shared, delivery, tell).await;
-        Ok(pending)
+        let batch = shared.check_batch(messages)?;
+        run_detached(shared, shared.clone().queue_batch(batch)).await
     }
 
     /// Divides messages of one topic into lists that each fit into one [`send_batch`](Self::send_batch), keeping their
@@ -136,20 +120,46 @@ impl Shared {
         Ok(Checked { messages, size, watch })
     }
 
+    /// Queues a batch once there is room for it.
+    async fn queue_batch(self: Arc<Self>, mut batch: Checked) -> Result<PendingBatchReceipt, Error> {
+        let room = self.room.take(batch.size).await.map_err(|_| Error::ShutDown)?;
+        let deadline = Deadline::after(self.config.send_timeout);
+        let in_flight = self.begin(deadline)?;
+        let watch = batch.watch.take();
+        let (delivery, ids) = match self.load_batch(batch, None, deadline).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                show(watch.as_ref(), &Err(error.clone()));
+                return Err(error);
+            }
+        };
+        let (outcome, pending) = Pending::new();
+        let tell = move |delivered: Delivered| {
+            let result = delivered.map(|(_, queue, answer)| BatchReceipt::new(ids, queue, answer));
+            show(watch.as_ref(), &result);
+            drop(room);
+            outcome.tell(result);
+            drop(in_flight);
+        };
+        launch(&self, delivery, tell).await;
+        Ok(pending)
+    }
+
     async fn load_batch(
         &self,
         batch: Checked,
         select: Option<Select>,
+        deadline: Deadline,
     ) -> Result<(Delivery<SendBatchMessage>, Vec<String>), Error> {
-        let deadline = Deadline::after(self.config.send_timeout);
-        let chosen = match (select, batch.messages.first()) {
-            (Some(select), Some(first)) => Some(self.choose(&select, first, deadline).await?),
-            _ => None,
-        };
+        let (mut chosen, mut selection) = (None, None);
+        if let (Some(select), Some(first)) = (select, batch.messages.first()) {
+            chosen = Some(self.choose(&select, first, deadline).await?);
+            selection = Some(Selection::new(select, first));
+        }
         let ids = batch.messages.iter().filter_map(|message| message.properties().unique_id()).map(str::to_owned);
         let ids = ids.collect();
         let (messages, sys_flag) = self.compress_batch(batch.messages).await?;
-        let mut delivery = batch_delivery(self, &messages, deadline)?.to(chosen);
+        let mut delivery = batch_delivery(self, &messages, deadline)?.to(chosen).by_selection(selection);
         delivery.request.0.sys_flag |= sys_flag;
         Ok((delivery, ids))
     }

@@ -47,8 +47,20 @@ impl ProducerBuilder {
         self
     }
 
-    /// Answers brokers that ask what became of a half message of this group, sent by this producer or by another one.
-    /// A check that panics counts as [`TransactionState::Unknown`]: the broker asks again. A few run at once.
+    /// Answers brokers that ask what became of a half message of this group, sent by this producer or by another one,
+    /// also before a restart: with a checker, the producer registers with every broker the name server knows, and with
+    /// those that come later.
+    ///
+    /// A check that panics, or takes longer than
+    /// [`transaction_check_timeout`](ProducerConfig::transaction_check_timeout), counts as
+    /// [`TransactionState::Unknown`]: the broker asks again. Eight run at once. A checker that blocks its thread cannot be
+    /// timed out.
+    ///
+    /// A check may concern a message whose transaction has been committed or rolled back already: the word of that may be
+    /// under way, or lost. The answer must be the same. And it must be that of *this* transaction: identify it by the
+    /// message's [`message_id`](StoredMessage::message_id) or by an id of the transaction in a property, recorded together
+    /// with the local step. A business key will not do: a second attempt for the same order is another transaction, and its
+    /// success would commit the message of the first one as well.
     pub fn transaction_checker<F, C>(mut self, checker: F) -> Self
     where
         F: Fn(StoredMessage) -> C + Send + Sync + 'static,

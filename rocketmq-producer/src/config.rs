@@ -59,6 +59,10 @@ pub struct ProducerConfig {
     pub linger: Duration,
     /// The size from which on such a batch does not wait for more, properties included. Default 32 KiB.
     pub linger_bytes: usize,
+    /// How long a [`transaction_checker`](crate::ProducerBuilder::transaction_checker) may take for one message. Then its
+    /// future is dropped, and the check counts as [`TransactionState::Unknown`](crate::TransactionState::Unknown).
+    /// Default 30 s, after which brokers ask again.
+    pub transaction_check_timeout: Duration,
     /// How far ahead the time of a timer message may be. Default 3 days, as brokers have it (`timerMaxDelaySec`).
     pub max_timer_delay: Duration,
     /// Whether brokers that are slow or fail are avoided for a while. Default: no, as in Java.
@@ -87,6 +91,7 @@ impl Default for ProducerConfig {
             max_pending_bytes: 100 * 1024 * 1024,
             linger: Duration::ZERO,
             linger_bytes: 32 * 1024,
+            transaction_check_timeout: Duration::from_secs(30),
             max_timer_delay: Duration::from_secs(3 * 24 * 3600),
             fault_tolerance: None,
             new_topic_queues: 4,
@@ -104,6 +109,9 @@ impl ProducerConfig {
         }
         if self.attempt_timeout.is_some_and(|timeout| timeout < Duration::from_millis(1)) {
             return error("attempt_timeout", "is too short");
+        }
+        if self.transaction_check_timeout < Duration::from_millis(1) {
+            return error("transaction_check_timeout", "is too short");
         }
         if self.max_pending == 0 || self.max_pending_bytes == 0 {
             return error("max_pending", "leaves no room for any message");

@@ -1,3 +1,4 @@
+use crate::attempt::is_refusal_of_route;
 use rocketmq_common::{MessageError, MessageQueue, compress::CompressError};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -82,6 +83,9 @@ pub enum Error {
         /// Their number.
         sends: usize,
     },
+    /// The producer, its client or its runtime ended before the outcome of a send was known: it may have been stored.
+    #[error("the producer ended before the outcome of the send was known")]
+    OutcomeUnknown,
     /// The producer has been shut down; nothing was sent.
     #[error("the producer has been shut down")]
     ShutDown,
@@ -147,6 +151,13 @@ impl Error {
         self
     }
 
+    /// Whether the last broker refused the route by which it was sent, and none has stored it.
+    pub(crate) fn is_refusal_of_route(&self) -> bool {
+        let Self::NotSent(not_sent) = self else { return false };
+        let code = not_sent.attempts.last().and_then(|attempt| attempt.error.response_code());
+        code.is_some_and(is_refusal_of_route) && !self.may_have_happened()
+    }
+
     /// Whether sending the same message again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -162,6 +173,7 @@ impl Error {
             | Self::NoChecker
             | Self::DelayedTransaction
             | Self::ShutDown
+            | Self::OutcomeUnknown
             | Self::Unfinished { .. } => false,
         }
     }
@@ -171,7 +183,7 @@ impl Error {
         match self {
             Self::NotSent(not_sent) => not_sent.attempts.iter().any(|attempt| attempt.error.may_have_happened()),
             Self::Client(error) => error.may_have_happened(),
-            Self::Unfinished { .. } | Self::NoReply { .. } => true,
+            Self::Unfinished { .. } | Self::NoReply { .. } | Self::OutcomeUnknown => true,
             Self::Message(_)
             | Self::NoQueue { .. }
             | Self::NoRoute { .. }

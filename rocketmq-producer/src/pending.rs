@@ -33,8 +33,8 @@ impl<T> Future for Pending<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // What is dropped without a word has been ended by the end of its producer, or of the runtime.
-        Pin::new(&mut self.0).poll(context).map(|outcome| outcome.unwrap_or(Err(Error::ShutDown)))
+        // What is dropped without a word has been ended by the end of its producer, or of the runtime, maybe under way.
+        Pin::new(&mut self.0).poll(context).map(|outcome| outcome.unwrap_or(Err(Error::OutcomeUnknown)))
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::{Error, Select, attempt::Delivery, interceptor::Watch, producer::Shared};
+use crate::{Error, Select, attempt::Delivery, interceptor::Watch, producer::Shared, select::Selection};
 use bytes::Bytes;
 use rocketmq_common::{
     Message, MessageError, MessageQueue, TopicRoute,
@@ -31,21 +31,10 @@ impl Shared {
         select: Option<Select>,
         deadline: Deadline,
     ) -> Result<Delivery<SendMessage>, Error> {
-        let chosen = self.chosen(select, &message, deadline).await?;
-        Ok(self.load(message, deadline).await?.to(chosen))
-    }
-
-    /// The queue a message is meant for, by the caller's choice or by its sharding key; `None` where any will do.
-    pub(crate) async fn chosen(
-        &self,
-        select: Option<Select>,
-        message: &Message,
-        deadline: Deadline,
-    ) -> Result<Option<MessageQueue>, Error> {
-        match select.or_else(|| message.properties().sharding_key().map(Select::hash)) {
-            Some(select) => Ok(Some(self.choose(&select, message, deadline).await?)),
-            None => Ok(None),
-        }
+        let Some(select) = selected(select, &message) else { return self.load(message, deadline).await };
+        let chosen = self.choose(&select, &message, deadline).await?;
+        let selection = Selection::new(select, &message);
+        Ok(self.load(message, deadline).await?.to(Some(chosen)).by_selection(Some(selection)))
     }
 
     /// The queue that is selected for a message. A selector sees the queues as its user knows them.
@@ -119,6 +108,11 @@ impl Shared {
             Err(_) => Err(Error::NoRoute { topic: topic.clone() }),
         }
     }
+}
+
+/// How the queue of a message is chosen, by the caller or by its sharding key; `None` where any will do.
+pub(crate) fn selected(select: Option<Select>, message: &Message) -> Option<Select> {
+    select.or_else(|| message.properties().sharding_key().map(Select::hash))
 }
 
 /// Gives a message a unique id unless it has one.

@@ -1,16 +1,18 @@
 use crate::{
     Error, PendingReceipt, ProducerBuilder, ProducerConfig, Select, SendReceipt,
     batch::encoded_size,
+    detached::run_detached,
     detect::detect,
     fault::FaultTable,
-    interceptor::{Interceptors, Watch, show},
-    launch::{Delivered, launch},
-    linger::{Lanes, Passenger, may_share},
-    pending::{Outcome, Pending},
-    room::{Held, Room},
+    in_flight::{InFlightSend, InFlightSends},
+    interceptor::{Interceptors, show},
+    linger::{Lanes, Withdrawal, may_share},
+    queued::Waiting,
+    refresh::RecentRefreshes,
+    registration::keep_registered,
+    room::Room,
     select::RoundRobin,
     transaction::{CHECKS_WAITING, answer_checks},
-    under_way::UnderWay,
 };
 use rocketmq_common::{
     Client, ClientConfig, Ending, Message, NameServerSource,
@@ -26,11 +28,8 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::{runtime::Handle as Runtime, sync::mpsc, time::timeout};
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
+use tokio::{runtime::Handle as Runtime, sync::mpsc, time::timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Sends messages of one producer group. A cheap handle: clone it, and send from as many tasks as you like.
 ///
@@ -65,9 +64,10 @@ pub(crate) struct Shared {
     pub(crate) interceptors: Interceptors,
     /// Which brokers to avoid, where that is looked at.
     pub(crate) faults: Option<Arc<FaultTable>>,
+    pub(crate) refreshes: RecentRefreshes,
     pub(crate) room: Room,
     pub(crate) lanes: Lanes,
-    sends: UnderWay,
+    sends: InFlightSends,
     /// Everything that goes on beside the callers: further attempts, lanes, checks, probes.
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Runtime,
@@ -108,6 +108,7 @@ impl Producer {
         let shared = Arc::new(Shared {
             client,
             faults: config.fault_tolerance.clone().map(|tolerance| Arc::new(FaultTable::new(tolerance))),
+            refreshes: RecentRefreshes::default(),
             room: Room::new(config.max_pending, config.max_pending_bytes),
             lanes: Lanes::new(),
             interceptors,
@@ -118,7 +119,7 @@ impl Producer {
             owns_client,
             registered: AtomicBool::new(true),
             has_checker: checker.is_some(),
-            sends: UnderWay::new(),
+            sends: InFlightSends::default(),
             tasks: TaskTracker::new(),
             runtime: Runtime::current(),
             stopped: CancellationToken::new(),
@@ -128,6 +129,7 @@ impl Producer {
         let producer = Self(Arc::new(Handle(shared.clone())));
         if let Some(checker) = checker {
             shared.spawn(answer_checks(shared.clone(), checker, checks, shared.stopped.clone()));
+            shared.spawn(keep_registered(shared.clone()));
         }
         if let Some(faults) = shared.faults.clone().filter(|faults| faults.tolerance().detector) {
             shared.spawn(detect(shared.clone(), faults));
@@ -162,7 +164,9 @@ impl Producer {
     /// does not exist or no name server answers; [`Error::NotSent`] names every attempt.
     ///
     /// # Cancel safety
-    /// Dropping the future makes no further attempt; one that has begun may still store the message.
+    /// Dropping the future makes no further attempt; one that has begun may still store the message. With
+    /// [`linger`](ProducerConfig::linger), a message that waits for others is withdrawn; once its batch has left, the
+    /// attempts of the batch go on.
     ///
     /// # Protocol
     /// `SEND_MESSAGE_V2` (310). Witness: golden `send_v2_request`, tests `send::*`.
@@ -179,13 +183,17 @@ impl Producer {
     }
 
     async fn send_selected(&self, select: Option<Select>, mut message: Message) -> Result<SendReceipt, Error> {
-        let under_way = self.under_way()?;
         let shared = self.shared();
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let in_flight = shared.begin(deadline)?;
         let watch = shared.check(&mut message)?;
         if shared.gathers(&message, select.as_ref()) {
-            return self.board(select, message, Waiting { watch, under_way, room: None }).await?.await;
+            let withdrawal = Withdrawal::default();
+            let waiting = Waiting { watch, in_flight, room: None };
+            let boarding = shared.clone().board(select, message, waiting, Some(withdrawal.clone()));
+            let _on_drop = withdrawal.on_drop();
+            return run_detached(shared, boarding).await?.await;
         }
-        let deadline = Deadline::after(shared.config.send_timeout);
         let sending = async {
             let is_reply = message.is_reply();
             let delivery = shared.prepare(message, select, deadline).await?;
@@ -210,7 +218,8 @@ impl Producer {
     /// As [`send`](Self::send), as far as they come up before the message is queued; the others come with the receipt.
     ///
     /// # Cancel safety
-    /// Dropping this future before it is ready sends nothing.
+    /// The message takes its turn whether or not this future is polled, so that one that is kept holds up no others.
+    /// Dropping the future withdraws the message while it waits; one that has been queued in the meantime is sent.
     pub async fn send_async(&self, message: Message) -> Result<PendingReceipt, Error> {
         self.send_async_selected(None, message).await
     }
@@ -226,43 +235,7 @@ impl Producer {
     async fn send_async_selected(&self, select: Option<Select>, mut message: Message) -> Result<PendingReceipt, Error> {
         let shared = self.shared();
         let watch = shared.check(&mut message)?;
-        let room = shared.room.take(message.body().len() + message.properties().len()).await;
-        let room = Some(room.map_err(|_| Error::ShutDown)?);
-        let waiting = Waiting { watch, under_way: self.under_way()?, room };
-        if shared.gathers(&message, select.as_ref()) {
-            return self.board(select, message, waiting).await;
-        }
-        let deadline = Deadline::after(shared.config.send_timeout);
-        let is_reply = message.is_reply();
-        let delivery = match shared.prepare(message, select, deadline).await {
-            Ok(delivery) => delivery,
-            Err(error) => return Err(waiting.fail(error)),
-        };
-        let (outcome, pending) = Pending::new();
-        let tell = |delivered: Delivered| {
-            let result = delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer));
-            waiting.end(result, outcome);
-        };
-        match is_reply {
-            true => launch(shared, delivery.into_reply(), tell).await,
-            false => launch(shared, delivery, tell).await,
-        }
-        Ok(pending)
-    }
-
-    /// Lets a message wait for others to travel with.
-    async fn board(&self, select: Option<Select>, message: Message, waiting: Waiting) -> Result<PendingReceipt, Error> {
-        let shared = self.shared();
-        let deadline = Deadline::after(shared.config.send_timeout);
-        let queue = match shared.chosen(select, &message, deadline).await {
-            Ok(queue) => queue,
-            Err(error) => return Err(waiting.fail(error)),
-        };
-        let (outcome, pending) = Pending::new();
-        let tell = |result| waiting.end(result, outcome);
-        let alone = shared.goes_alone(&message);
-        shared.lanes.board(shared, queue, Passenger::new(message, alone, deadline, tell)).await?;
-        Ok(pending)
+        run_detached(shared, shared.clone().queue(select, message, watch)).await
     }
 
     /// Hands a message over without asking for an answer: the fastest way, and the only one that can lose a message
@@ -286,10 +259,10 @@ impl Producer {
     }
 
     async fn send_oneway_selected(&self, select: Option<Select>, mut message: Message) -> Result<(), Error> {
-        let _under_way = self.under_way()?;
         let shared = self.shared();
-        let watch = shared.check(&mut message)?;
         let deadline = Deadline::after(shared.config.send_timeout);
+        let _in_flight = shared.begin(deadline)?;
+        let watch = shared.check(&mut message)?;
         let sending = async {
             let is_reply = message.is_reply();
             let mut delivery = shared.prepare(message, select, deadline).await?;
@@ -304,7 +277,8 @@ impl Producer {
 
     /// Waits until every send that has begun before this call has its outcome, further attempts included; what lingers
     /// for others to travel with goes at once. Later sends go on meanwhile and are not waited for. It ends within the
-    /// send timeout, or within that of a request that waits for its reply; failures are told by the receipts.
+    /// send timeout, or within that of a request that waits for its reply, also where a future of a send is kept without
+    /// being polled, or the local step of a transaction takes longer; failures are told by the receipts.
     ///
     /// ```no_run
     /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
@@ -328,9 +302,11 @@ impl Producer {
     /// Refuses further sends, lets those under way finish, leaves the group and ends all connections. One-way messages
     /// that are queued are written first.
     ///
+    /// It ends by the [`shutdown_timeout`](ProducerConfig::shutdown_timeout), or half a second later where that was used up.
+    /// A send whose future is kept without being polled is waited for until its own deadline.
+    ///
     /// # Errors
-    /// [`Error::Unfinished`] where sends were still under way after
-    /// [`shutdown_timeout`](ProducerConfig::shutdown_timeout); everything has ended all the same.
+    /// [`Error::Unfinished`] where sends had no outcome by then; everything has ended all the same.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
@@ -358,58 +334,49 @@ impl Producer {
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
-
-    /// Counts a send as under way, unless there are to be no more.
-    pub(crate) fn under_way(&self) -> Result<TaskTrackerToken, Error> {
-        self.shared().sends.begin().ok_or(Error::ShutDown)
-    }
-}
-
-/// What ends with a send.
-pub(crate) struct Waiting {
-    pub(crate) watch: Option<Watch>,
-    pub(crate) under_way: TaskTrackerToken,
-    pub(crate) room: Option<Held>,
-}
-
-impl Waiting {
-    /// Shows those who watch how the send ended, makes room for the next one, and tells the caller. Only then the send is
-    /// no longer under way.
-    pub(crate) fn end(self, result: Result<SendReceipt, Error>, outcome: Outcome<SendReceipt>) {
-        show(self.watch.as_ref(), &result);
-        drop(self.room);
-        outcome.tell(result);
-        drop(self.under_way);
-    }
-
-    fn fail(self, error: Error) -> Error {
-        show(self.watch.as_ref(), &Err(error.clone()));
-        error
-    }
 }
 
 impl Shared {
+    /// Counts a send as in flight until `deadline`, unless there are to be no more.
+    pub(crate) fn begin(&self, deadline: Deadline) -> Result<InFlightSend, Error> {
+        self.sends.begin(deadline).ok_or(Error::ShutDown)
+    }
+
+    /// As [`begin`](Self::begin), for a send that may take as long as the user's code does.
+    pub(crate) fn begin_unlimited(&self, deadline: Deadline) -> Result<InFlightSend, Error> {
+        self.sends.begin_unlimited(deadline).ok_or(Error::ShutDown)
+    }
+
     async fn flush(&self) {
         self.lanes.flush();
         self.sends.flush().await;
     }
 
+    /// Ends by the shutdown timeout, and [`CLOSING`] later at the latest.
     async fn shut_down(&self) -> Result<(), Error> {
         let deadline = Deadline::after(self.config.shutdown_timeout);
         self.room.close();
-        let drained = timeout(deadline.remaining(), self.flush()).await;
+        self.lanes.flush();
+        // What has not ended by then is counted.
+        let _ = timeout_at(deadline.instant(), self.sends.drain()).await;
         let sends = self.sends.len();
         self.stopped.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        let closing = deadline.at_least(CLOSING);
+        if timeout_at(closing.instant(), self.tasks.wait()).await.is_err() {
+            tracing::warn!(group = %self.group, "a transaction checker blocks its thread, not waited for any longer");
+        }
         if self.registered.swap(false, Ordering::AcqRel) {
-            self.client.unregister_producer(&self.group).await;
+            let unregistering = self.client.unregister_producer(&self.group);
+            if timeout_at(closing.instant(), unregistering).await.is_err() {
+                tracing::debug!(group = %self.group, "a broker did not confirm in time that the group was left");
+            }
         }
         if self.owns_client {
-            self.client.shutdown(deadline.at_least(CLOSING)).await;
+            self.client.shutdown(closing).await;
         }
         tracing::info!(group = %self.group, "producer shut down");
-        drained.map_err(|_| Error::Unfinished { sends })
+        if sends > 0 { Err(Error::Unfinished { sends }) } else { Ok(()) }
     }
 
     /// Runs something beside the callers, until it ends or the producer does.
@@ -425,14 +392,14 @@ impl Shared {
     }
 
     /// Whether a message waits for others to travel with, or for its turn among those that do.
-    fn gathers(&self, message: &Message, select: Option<&Select>) -> bool {
+    pub(crate) fn gathers(&self, message: &Message, select: Option<&Select>) -> bool {
         let in_order = || select.is_some() || message.properties().sharding_key().is_some();
         let lingers = !self.config.linger.is_zero() && !message.is_reply();
         lingers && (!self.goes_alone(message) || in_order())
     }
 
     /// Whether a message cannot be part of a batch, or fills one by itself.
-    fn goes_alone(&self, message: &Message) -> bool {
+    pub(crate) fn goes_alone(&self, message: &Message) -> bool {
         let is_large = encoded_size(message) >= self.config.linger_bytes;
         is_large || !may_share(message) || self.compression_of(message).is_some()
     }

@@ -28,8 +28,9 @@ impl Producer {
     /// # Protocol
     /// `RECALL_MESSAGE` (370), brokers from 5.3.2 on.
     pub async fn recall(&self, receipt: &SendReceipt) -> Result<(), Error> {
-        let _under_way = self.under_way()?;
         let shared = self.shared();
+        let deadline = shared.client.request_deadline();
+        let _in_flight = shared.begin(deadline)?;
         let not_recallable = || Error::NotRecallable { message_id: receipt.message_id.clone() };
         let broker_name = shared.client.broker_of(&shared.client.namespace().wrap_queue(receipt.queue.clone()));
         let request = RecallMessage {
@@ -39,7 +40,6 @@ impl Producer {
             broker_name: Some(broker_name.clone()),
         };
         let master = shared.client.master(&broker_name)?;
-        let deadline = shared.client.request_deadline();
         let answer = shared.client.call(&master, &request, (), deadline).await;
         answer.map(drop).map_err(|error| Error::Client(error.into()))
     }

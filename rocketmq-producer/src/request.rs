@@ -1,13 +1,16 @@
 use crate::{
     Error, Producer, Select, SendReceipt,
     attempt::Delivery,
+    detached::run_detached,
     interceptor::{Watch, show},
     launch::{Delivered, launch},
     pending::Pending,
-    producer::{Shared, Waiting},
+    producer::Shared,
+    queued::Waiting,
 };
 use rocketmq_common::{
-    ExpectedReply, Message, MessageError, StoredMessage, message::property, protocol::SendMessage, remote::Deadline,
+    Error as ClientError, ExpectedReply, Message, MessageError, StoredMessage, message::property,
+    protocol::SendMessage, remote::Deadline,
 };
 use std::{
     fmt,
@@ -18,6 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep_until;
+use tokio_util::task::AbortOnDropHandle;
 
 impl Producer {
     /// Sends a message and awaits the reply of a consumer, who makes one by [`StoredMessage::reply`] and sends it with
@@ -82,13 +86,13 @@ impl Producer {
         message: Message,
         timeout: Duration,
     ) -> Result<StoredMessage, Error> {
-        let _under_way = self.under_way()?;
         let shared = self.shared();
+        let _in_flight = shared.begin(Deadline::after(timeout))?;
         let Question { mut reply, message_id, topic, delivery, watch, deadline } =
             shared.question(select, message, timeout).await?;
         let sent = tokio::select! {
             sent = delivery.receipt(shared) => sent,
-            () = shared.stopped.cancelled() => return Err(Error::ShutDown),
+            () = shared.stopped.cancelled() => return Err(Error::OutcomeUnknown),
         };
         show(watch.as_ref(), &sent);
         let no_reply = Error::NoReply { topic, message_id, timeout };
@@ -102,47 +106,29 @@ impl Producer {
     /// reply.
     ///
     /// # Cancel safety
-    /// Dropping this future before it is ready sends nothing.
+    /// As [`send_async`](Self::send_async).
     pub async fn request_async(&self, message: Message, timeout: Duration) -> Result<PendingReply, Error> {
-        let shared = self.shared().clone();
-        let room = shared.room.take(message.body().len() + message.properties().len()).await;
-        let room = Some(room.map_err(|_| Error::ShutDown)?);
-        let under_way = self.under_way()?;
-        let Question { mut reply, message_id, topic, delivery, watch, deadline } =
-            shared.question(None, message, timeout).await?;
-        let waiting = Waiting { watch, under_way, room };
-        let (outcome, sent) = Pending::new();
-        let tell = |delivered: Delivered| {
-            let result = delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer));
-            waiting.end(result, outcome);
-        };
-        launch(&shared, delivery, tell).await;
-        let no_reply = Error::NoReply { topic, message_id: message_id.clone(), timeout };
-        let until_replied = self.under_way()?;
-        let waiting = async move {
-            let _until_replied = until_replied;
-            let sent = sent.await;
-            shared.wait_for(&mut reply, sent, deadline, no_reply).await
-        };
-        Ok(PendingReply { message_id, waiting: Box::pin(waiting) })
+        run_detached(self.shared(), self.shared().clone().queue_request(message, timeout)).await
     }
 }
 
 /// The reply to a message queued by [`Producer::request_async`], as a future.
 ///
-/// Dropping it takes no message back, and the reply is then dropped. Until then it counts as under way, for
-/// [`Producer::flush`] and [`Producer::shutdown`].
+/// The producer waits for the reply whether or not this is polled. Until the reply is there or its time-out is over, the
+/// request counts as in flight, for [`Producer::flush`] and [`Producer::shutdown`]. Dropping this takes no message back,
+/// and the reply is then dropped.
 #[must_use = "a reply that is not awaited is dropped"]
 pub struct PendingReply {
     message_id: String,
-    waiting: Pin<Box<dyn Future<Output = Result<StoredMessage, Error>> + Send>>,
+    reply: AbortOnDropHandle<Result<StoredMessage, Error>>,
 }
 
 impl Future for PendingReply {
     type Output = Result<StoredMessage, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.waiting.as_mut().poll(context)
+        // A task without a result has ended with its runtime: the request was sent.
+        Pin::new(&mut self.reply).poll(context).map(|reply| reply.unwrap_or(Err(Error::OutcomeUnknown)))
     }
 }
 
@@ -163,6 +149,32 @@ struct Question {
 }
 
 impl Shared {
+    /// Queues a request once there is room for it, and has a task wait for the reply.
+    async fn queue_request(self: Arc<Self>, message: Message, timeout: Duration) -> Result<PendingReply, Error> {
+        let room = self.room.take(message.body().len() + message.properties().len()).await;
+        let room = Some(room.map_err(|_| Error::ShutDown)?);
+        let limit = Deadline::after(timeout);
+        let (in_flight, until_replied) = (self.begin(limit)?, self.begin(limit)?);
+        let Question { mut reply, message_id, topic, delivery, watch, deadline } =
+            self.question(None, message, timeout).await?;
+        let waiting = Waiting { watch, in_flight, room };
+        let (outcome, sent) = Pending::new();
+        let tell = |delivered: Delivered| {
+            let result = delivered.map(|(id, queue, answer)| SendReceipt::new(id, queue, answer));
+            waiting.end(result, outcome);
+        };
+        launch(&self, delivery, tell).await;
+        let no_reply = Error::NoReply { topic, message_id: message_id.clone(), timeout };
+        let shared = self.clone();
+        let waiting = async move {
+            let _until_replied = until_replied;
+            let sent = sent.await;
+            shared.wait_for(&mut reply, sent, deadline, no_reply).await
+        };
+        let reply = AbortOnDropHandle::new(self.tasks.spawn_on(waiting, &self.runtime));
+        Ok(PendingReply { message_id, reply })
+    }
+
     async fn question(
         self: &Arc<Self>,
         select: Option<Select>,
@@ -211,9 +223,13 @@ impl Shared {
         let failed = sent.err();
         tokio::select! {
             biased;
-            reply = reply => Ok(reply?),
+            reply = reply => match reply {
+                // The client has ended, and the request was sent.
+                Err(ClientError::ShutDown) => Err(Error::OutcomeUnknown),
+                reply => Ok(reply?),
+            },
             () = ready(()), if failed.is_some() => Err(failed.unwrap_or(no_reply)),
-            () = self.stopped.cancelled() => Err(Error::ShutDown),
+            () = self.stopped.cancelled() => Err(Error::OutcomeUnknown),
             () = sleep_until(deadline.instant()) => Err(no_reply),
         }
     }

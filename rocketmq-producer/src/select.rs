@@ -83,6 +83,26 @@ impl Select {
     }
 }
 
+/// How a queue was chosen: enough to choose again where that queue is no more.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    pub(crate) select: Select,
+    /// The message, where the choice depends on it.
+    message: Option<Message>,
+}
+
+impl Selection {
+    pub(crate) fn new(select: Select, message: &Message) -> Self {
+        let message = matches!(select.0, Choice::By(_)).then(|| message.clone());
+        Self { select, message }
+    }
+
+    /// What to choose a queue of `topic` for.
+    pub(crate) fn message(&self, topic: &str) -> Message {
+        self.message.clone().unwrap_or_else(|| Message::new(topic, ""))
+    }
+}
+
 impl fmt::Debug for Select {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

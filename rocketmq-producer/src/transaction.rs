@@ -7,7 +7,10 @@ use rocketmq_common::{
     unwinding,
 };
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What became of a transaction. Java: `LocalTransactionState`.
@@ -101,8 +104,9 @@ impl Producer {
         F: FnOnce(Message) -> L,
         L: Future<Output = TransactionState>,
     {
-        let _under_way = self.under_way()?;
         let shared = self.shared();
+        let deadline = Deadline::after(shared.config.send_timeout);
+        let _in_flight = shared.begin_unlimited(deadline)?;
         if !shared.has_checker {
             return Err(Error::NoChecker);
         }
@@ -115,7 +119,6 @@ impl Producer {
         let for_the_step = message.clone();
         message.properties_mut().set(property::TRAN_MSG, "true");
         message.properties_mut().set(property::PGROUP, &shared.group);
-        let deadline = Deadline::after(shared.config.send_timeout);
         let sending = async {
             let mut delivery = shared.prepare(message, None, deadline).await?;
             delivery.request.sys_flag |= sys_flag::TRANSACTION_PREPARED;
@@ -190,10 +193,15 @@ impl Shared {
         let message_id = message.message_id().into_owned();
         let topic = message.shared_topic().clone();
         let message = self.client.namespace().strip_message(message);
-        let state = match unwinding(|| (checker.0)(message)).await {
-            Ok(state) => state,
-            Err(panic) => {
+        let limit = self.config.transaction_check_timeout;
+        let state = match timeout(limit, unwinding(|| (checker.0)(message))).await {
+            Ok(Ok(state)) => state,
+            Ok(Err(panic)) => {
                 tracing::error!(message_id, panic, "the transaction checker panicked");
+                TransactionState::Unknown
+            }
+            Err(_) => {
+                tracing::warn!(group = %self.group, message_id, ?limit, "transaction checker timed out, check repeated later");
                 TransactionState::Unknown
             }
         };
@@ -235,7 +243,7 @@ pub(crate) async fn answer_checks(
     }
 }
 
-/// A checker that waits for something holds up a few others at most.
+/// A checker that waits for something holds up a few others at most, until it times out.
 const CHECKS_AT_ONCE: usize = 8;
 /// Checks that may wait; the broker asks again about those beyond.
 pub(crate) const CHECKS_WAITING: usize = 2000;

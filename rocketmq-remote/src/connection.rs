@@ -10,7 +10,7 @@ pub use processors::{Incoming, Processors};
 pub use reserved::ReservedCall;
 
 use crate::{
-    CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode,
+    CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode, printable,
     request::Body as _, transport,
 };
 use pending::Outcome;
@@ -146,7 +146,8 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Refused`] where the peer answers with a code the request was not declared to be answered with;
-    /// [`Error::TimedOut`], [`Error::NoRoom`] where the deadline passes; [`Error::Closed`] where the connection ends;
+    /// [`Error::TimedOut`], [`Error::NoRoom`], [`Error::DeadlinePassed`] where the deadline passes; [`Error::Closed`] where
+    /// the connection ends;
     /// [`Error::Encode`], [`Error::Decode`] where the request or the answer cannot be written or read, which harms no
     /// other call.
     ///
@@ -385,7 +386,8 @@ impl<R: Request> Drop for PendingReply<R> {
 fn read_answer<R: Request>(addr: Arc<str>, command: Command) -> Result<R::Reply, Error> {
     let code = command.response_code();
     if !R::is_ok(code) {
-        return Err(Error::Refused { addr, code, remark: command.remark.unwrap_or_default() });
+        let remark = printable(command.remark.as_deref().unwrap_or_default()).into_owned();
+        return Err(Error::Refused { addr, code, remark });
     }
     R::Reply::from_command(command).map_err(|source| Error::Decode { addr, code: R::CODE, source: source.into() })
 }

@@ -28,6 +28,7 @@ mod connection;
 mod deadline;
 mod error;
 mod fields;
+mod printable;
 mod request;
 mod transport;
 
@@ -38,4 +39,5 @@ pub use connection::{Connection, ConnectionOptions, Incoming, PendingReply, Proc
 pub use deadline::Deadline;
 pub use error::{CloseCause, DecodeError, EncodeError, Error, FieldError, JsonError};
 pub use fields::{ExtFields, Field, RawValue};
+pub use printable::printable;
 pub use request::{Answer, Body, Header, Json, Reply, Request};

@@ -40,6 +40,14 @@ rocketmq_remote::request! {
 }
 
 rocketmq_remote::request! {
+    DELETE_TOPIC_IN_BROKER(()) -> ();
+    /// Deletes a topic on one broker. Java: `DeleteTopicRequestHeader`.
+    struct DeleteTopic {
+        topic: String = "topic",
+    }
+}
+
+rocketmq_remote::request! {
     PUT_KV_CONFIG(()) -> ();
     /// Java: `PutKVConfigRequestHeader`.
     struct PutKv {
@@ -64,10 +72,16 @@ enum Servers {
 impl Cluster {
     /// Dev brokers of one's own, set up as real ones are for that use, whose delay levels are short.
     pub(crate) async fn embedded(real: Option<Use>) -> Result<Self> {
-        let is_pair = matches!(real, Some(Use::Pair | Use::Changing));
+        let is_pair = matches!(real, Some(Use::Pair | Use::Changing | Use::NoAutoCreate));
         let builder = DevCluster::builder().brokers(if is_pair { 2 } else { 1 }).order_topics(is_pair);
         let builder = builder.retry_topics_v2(real == Some(Use::RetryV2));
-        Ok(Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?))
+        let cluster = Self::of(builder.delay_levels([DEV_DELAY; 18]).transaction_check(DEV_CHECK).start().await?);
+        if real == Some(Use::NoAutoCreate) {
+            for index in 0..2 {
+                cluster.dev().remove_topic("TBW102", &broker_name(index));
+            }
+        }
+        Ok(cluster)
     }
 
     /// Around a dev broker.
@@ -212,6 +226,24 @@ impl Cluster {
                     Ok(())
                 })
                 .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, and all that is stored under it, on every broker.
+    pub(crate) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => {
+                ('a'..='z').for_each(|letter| dev.remove_topic(topic, &format!("broker-{letter}")));
+            }
+            Servers::Real { broker_addresses, .. } => {
+                for address in broker_addresses {
+                    let options = ConnectionOptions::default();
+                    let connection = Connection::dial(address, options, Processors::new()).await?;
+                    let request = DeleteTopic { topic: topic.to_owned() };
+                    connection.call(&request, (), Deadline::after(SOON)).await?;
+                }
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ mod blocking;
 mod broadcast;
 mod calls;
 mod changes;
+mod commits;
 mod compressed;
 mod consume;
 mod consuming_faults;
@@ -27,9 +28,12 @@ mod corrections;
 mod delayed;
 mod filters;
 mod group;
+mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
+mod lag;
+mod later_queues;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -67,6 +71,8 @@ mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
+mod undecodable;
+mod unresponsive;
 mod vip;
 
 use libtest_mimic::Arguments;
@@ -79,7 +85,7 @@ use trials::{Scenario, trials};
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
 /// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
 /// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
 /// `retry_v2`, on a cluster of that option.
@@ -148,6 +154,7 @@ fn scenarios() -> Vec<Scenario> {
         changing changes::a_broker_that_comes_is_consumed_from_and_one_that_goes_is_left,
         changing changes::what_fails_while_its_broker_is_away_comes_again_from_another,
         real_changing changes::a_broker_at_another_address_is_found_again,
+        no_auto_create transaction::a_restarted_producer_is_checked_before_it_sends,
         replicated replicas::who_is_behind_reads_from_the_replica,
         alone outage::a_broker_that_dies_and_comes_back_loses_nothing_acknowledged,
         interop_since_5 mixed::a_java_member_and_ours_pop_together,
@@ -280,6 +287,7 @@ fn scenarios() -> Vec<Scenario> {
         pair request::a_reply_comes_by_a_broker_never_spoken_to_before,
         pair_since_5 routes::a_static_topic_is_one_and_its_queues_may_move,
         pair_since_5 moved_offsets::a_group_goes_on_where_it_was_when_queues_move,
+        both routes::sends_go_on_when_queues_become_fewer,
         pair routes::an_order_topic_has_the_queues_its_operator_gave,
         pair_since_5 popping_members::messages_of_all_brokers_come,
         since_5 popping_members::two_poppers_share_the_messages,
@@ -352,6 +360,36 @@ fn scenarios() -> Vec<Scenario> {
         embedded refusals::clients_that_cannot_work_do_not_start,
         embedded refusals::options_that_would_be_ignored_are_typed_errors,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        embedded undecodable::a_damaged_message_is_a_dead_letter_and_the_others_are_consumed,
+        embedded undecodable::a_damaged_message_is_unfinished_until_a_broker_takes_it,
+        embedded undecodable::a_damaged_message_is_retried_as_one_that_failed,
+        embedded undecodable::ordered_and_batch_listeners_get_the_others_in_order,
+        embedded undecodable::a_stream_passes_over_what_cannot_be_decoded,
+        embedded undecodable::a_broadcast_member_counts_it_as_failed_and_goes_on,
+        embedded undecodable::a_poll_does_not_pass_it_before_it_is_skipped,
+        embedded undecodable::a_single_pull_ends_before_it,
+        embedded undecodable::a_popped_one_is_a_dead_letter_in_the_end,
+        both undecodable::properties_in_another_encoding_are_read,
+        both undecodable::a_codec_nobody_knows_ends_among_the_dead_letters,
+        since_5 undecodable::a_popped_codec_nobody_knows_ends_among_the_dead_letters,
+        embedded unresponsive::a_broker_that_does_not_answer_holds_no_topic_up,
+        embedded unresponsive::locks_of_one_broker_do_not_wait_for_another,
+        embedded unresponsive::a_group_unknown_to_one_broker_is_consumed_at_the_other,
+        embedded unresponsive::an_assignment_is_asked_of_another_broker,
+        embedded unresponsive::heartbeats_to_one_broker_do_not_wait_for_another,
+        embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
+        embedded commits::an_offset_that_is_never_kept_is_reported,
+        both heartbeats::of_other_languages_are_read,
+        both heartbeats::that_make_no_sense_are_refused,
+        both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
+        both later_queues::queues_that_appear_are_consumed_from_their_first_message,
+        embedded later_queues::where_a_group_begins_is_committed_at_once,
+        both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
+        embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
+        both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
+        both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
+        since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
+        both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
     ]
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Use {
     Forgetful,
     /// Stops one of two brokers, and so has them to itself.
     Changing,
+    /// Needs two brokers that create no topics by themselves, and stops one of them.
+    NoAutoCreate,
     /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
     Replicated,
 }
@@ -36,6 +38,7 @@ impl Use {
         let patient = [("waitTimeMillsInSendQueue", "10000"), ("osPageCacheBusyTimeOutMills", "10000")];
         // Requests of one connection are stored in order only by a broker that handles sends one after the other.
         let orderly = [("sendMessageThreadPoolNums", "1")];
+        let no_auto_create = [("autoCreateTopicEnable", "false")];
         let newer_names = [("enableRetryTopicV2", "true")];
         // The broker suggests its replica to who is any message behind, not to who is 40 % of the memory behind.
         let replicated = [("slaveReadEnable", "true"), ("accessMessageInMemoryMaxRatio", "0")];
@@ -52,6 +55,7 @@ impl Use {
             Self::Alone => &orderly[..],
             Self::RetryV2 => &newer_names,
             Self::Forgetful => &forgetful,
+            Self::NoAutoCreate => &no_auto_create,
             Self::Replicated => &replicated,
             Self::Shared | Self::Pair | Self::Changing => &[],
         };
@@ -68,6 +72,7 @@ pub(crate) struct RealClusters {
     retry_v2: Slot,
     forgetful: Slot,
     changing: Slot,
+    no_auto_create: Slot,
     replicated: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
@@ -90,7 +95,7 @@ impl RealClusters {
             Use::Shared | Use::Pair | Use::RetryV2 => None,
             Use::Alone => Some(locked(&self.alone)),
             Use::Forgetful => Some(locked(&self.forgetting)),
-            Use::Changing | Use::Replicated => Some(locked(&self.one_of_several)),
+            Use::Changing | Use::NoAutoCreate | Use::Replicated => Some(locked(&self.one_of_several)),
         };
         let slot = match real {
             Use::Shared => &self.shared,
@@ -99,6 +104,7 @@ impl RealClusters {
             Use::RetryV2 => &self.retry_v2,
             Use::Forgetful => &self.forgetful,
             Use::Changing => &self.changing,
+            Use::NoAutoCreate => &self.no_auto_create,
             Use::Replicated => &self.replicated,
         };
         let servers = slot.get(real, runtime)?;
@@ -111,8 +117,8 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        let Self { shared, stoppable, pair, retry_v2, forgetful, changing, replicated, .. } = self;
-        for slot in [shared, stoppable, pair, retry_v2, forgetful, changing, replicated] {
+        let Self { shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated, .. } = self;
+        for slot in [shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated] {
             drop(locked(&slot.0).take());
         }
     }
@@ -140,15 +146,19 @@ async fn start(real: Use) -> Result<Real> {
     let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
     let mut options = RealOptions { broker_properties, ..RealOptions::default() };
     options.replicas = real == Use::Replicated;
-    if matches!(real, Use::Pair | Use::Changing) {
+    if matches!(real, Use::Pair | Use::Changing | Use::NoAutoCreate) {
         options.brokers = 2;
     }
     if real == Use::Pair {
         options.name_server_properties.push(("orderMessageEnable".to_owned(), "true".to_owned()));
     }
     let cluster = RealCluster::start(options).await?;
-    warm_up(cluster.name_server()).await.context("the broker does not warm up")?;
+    let name_server = cluster.name_server().to_owned();
     let cluster = Arc::new(tokio::sync::Mutex::new(cluster));
+    if real == Use::NoAutoCreate {
+        Cluster::real(cluster.clone()).await.create_topic(WARM_UP_TOPIC, usize::MAX, 4).await?;
+    }
+    warm_up(&name_server).await.context("the broker does not warm up")?;
     if real == Use::Replicated {
         let with_topics = Cluster::real(cluster.clone()).await;
         for topic in replicas::TOPICS {
@@ -168,7 +178,7 @@ async fn warm_up(name_server: &str) -> Result<()> {
         let producer = producer.clone();
         senders.spawn(async move {
             for _ in 0..WARM_UP_MESSAGES / WARM_UP_CALLERS {
-                producer.send(Message::new("warm-up", vec![0; 1024])).await?;
+                producer.send(Message::new(WARM_UP_TOPIC, vec![0; 1024])).await?;
             }
             Ok::<_, Error>(())
         });
@@ -184,5 +194,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const STATE_LIMIT: Duration = Duration::from_secs(5);
+const WARM_UP_TOPIC: &str = "warm-up";
 const WARM_UP_CALLERS: usize = 16;
 const WARM_UP_MESSAGES: usize = 3000;

@@ -8,11 +8,16 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::{ClientConfig, Message, MessageQueue, message::names::java_hash};
 use rocketmq_consumer::Filter;
-use rocketmq_producer::{Producer, ProducerConfig};
+use rocketmq_producer::{Error, Producer, ProducerConfig, Select};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
+use tokio::{task::JoinSet, time::sleep};
 
 pub(crate) async fn a_static_topic_is_one_and_its_queues_may_move(cluster: &Cluster) -> Result<()> {
     const QUEUES: i32 = 4;
@@ -116,4 +121,53 @@ pub(crate) async fn an_order_topic_has_the_queues_its_operator_gave(cluster: &Cl
     inbox.has_each_once(&sent, SOON).await?;
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn sends_go_on_when_queues_become_fewer(cluster: &Cluster) -> Result<()> {
+    const CALLERS: usize = 8;
+    let topic = cluster.topic(8).await?;
+    let config = ProducerConfig { send_timeout: SOON, retries: 5, ..Default::default() };
+    let lingering = ProducerConfig { linger: Duration::from_millis(5), ..config.clone() };
+    let (plain, lingering) = (cluster.producer_with(config).await?, cluster.producer_with(lingering).await?);
+    let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let producer = if caller < CALLERS / 2 { plain.clone() } else { lingering.clone() };
+        let (topic, is_over, sent) = (topic.clone(), is_over.clone(), sent.clone());
+        callers.spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                let message = Message::new(&topic, "body");
+                let message = if caller % 2 == 0 { message } else { message.sharding_key(format!("key {caller}")) };
+                producer.send(message).await?;
+                sent.fetch_add(1, Ordering::Relaxed);
+                // A turn for the others, on a machine that is busy.
+                sleep(Duration::from_millis(1)).await;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    let reaches = async |count| {
+        eventually(SOON, async || {
+            let sent = sent.load(Ordering::Relaxed);
+            ensure!(sent >= count, "{sent} of {count} sent");
+            Ok(())
+        })
+        .await
+    };
+    reaches(200).await?;
+    cluster.at("with one queue");
+    cluster.create_topic(&topic, usize::MAX, 1).await?;
+    let before = sent.load(Ordering::Relaxed);
+    // One that has failed may wait for others.
+    let went_on = reaches(before + 200).await;
+    is_over.store(true, Ordering::Relaxed);
+    while let Some(caller) = callers.join_next().await {
+        caller?.context("a send failed")?;
+    }
+    went_on?;
+    let queue = MessageQueue::new(topic.as_str(), "broker-a", 7);
+    let gone = plain.send_to(Select::queue(&queue), Message::new(&topic, "body")).await;
+    ensure!(matches!(gone, Err(Error::NoSuchQueue { .. })), "a queue that is no more: {gone:?}");
+    lingering.shutdown().await?;
+    Ok(plain.shutdown().await?)
 }

@@ -7,7 +7,7 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::{Message, StoredMessage};
+use rocketmq_common::{ClientConfig, Message, StoredMessage};
 use rocketmq_consumer::{Filter, PushConsumer};
 use rocketmq_producer::{Error, Producer, ProducerBuilder, ProducerConfig, TransactionState};
 use std::{
@@ -166,7 +166,6 @@ pub(crate) async fn another_producer_of_the_group_is_asked(cluster: &Cluster) ->
     let second = producer(cluster, &group).transaction_checker(asked_second.checker(|_, _| TransactionState::Commit));
     let (first, second) = (first.start().await?, second.start().await?);
     let consumer = consumer(cluster, &topic, &inbox).await?;
-    // A broker knows the producers that have sent it something.
     let known = second.send(Message::new(&topic, "known")).await?.message_id;
     let (taken, is_taken) = oneshot::channel();
     let message = Message::new(&topic, "left").unique_id(random_name("left"));
@@ -188,6 +187,42 @@ pub(crate) async fn another_producer_of_the_group_is_asked(cluster: &Cluster) ->
     ensure!(asked_second.about(&left).len() == 1, "the second one was not asked");
     consumer.shutdown().await?;
     Ok(second.shutdown().await?)
+}
+
+pub(crate) async fn a_restarted_producer_is_checked_before_it_sends(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("producers"));
+    // One open transaction on each broker, left by a producer that ends.
+    let first = producer(cluster, &group).transaction_checker(|_| ready(TransactionState::Unknown)).start().await?;
+    let mut open = BTreeMap::new();
+    while open.len() < 2 {
+        let sent =
+            first.send_in_transaction(Message::new(&topic, "open"), |_| ready(TransactionState::Unknown)).await?;
+        open.insert(sent.receipt.queue.broker_name.to_string(), sent.receipt.message_id);
+    }
+    first.shutdown().await?;
+    cluster.at("without broker-b");
+    cluster.stop_broker_at(1).await?;
+    let (asked, client) = (Asked::default(), client_config());
+    let config = ProducerConfig { client, ..Default::default() };
+    let checker = asked.checker(|_, _| TransactionState::Commit);
+    let second = producer(cluster, &group).config(config).transaction_checker(checker).start().await?;
+    let is_checked = async |broker_name: &str| {
+        eventually(SOON, async || {
+            ensure!(!asked.about(&open[broker_name]).is_empty(), "not asked about the message on {broker_name}");
+            Ok(())
+        })
+        .await
+    };
+    is_checked("broker-a").await?;
+    cluster.at("broker-b comes back");
+    cluster.start_broker_at(1).await?;
+    is_checked("broker-b").await?;
+    Ok(second.shutdown().await?)
+}
+
+/// Notices brokers that come within two seconds.
+fn client_config() -> ClientConfig {
+    ClientConfig { route_refresh_interval: Duration::from_secs(2), ..Default::default() }
 }
 
 pub(crate) async fn groups_of_one_client_do_not_mix(cluster: &Cluster) -> Result<()> {

@@ -122,6 +122,14 @@ impl Scenario {
         Self::new(name, Some(Use::Changing), run)
     }
 
+    /// One for both clusters that stops one of two brokers, neither of which creates topics by itself.
+    pub(crate) fn no_auto_create<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self::new(name, Some(Use::NoAutoCreate), run)
+    }
+
     /// As [`changing`](Self::changing), with what the dev broker does not do.
     pub(crate) fn real_changing<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,

@@ -2,6 +2,7 @@
 
 use super::{
     Client, Shared, TransactionCheck,
+    hedge::HEDGE_DELAY,
     members::{Group, Leaving},
     until_stopped,
 };
@@ -10,10 +11,11 @@ use crate::{
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
 use rocketmq_remote::{Connection, Deadline, Json};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 impl Client {
@@ -43,8 +45,9 @@ impl Client {
         self.shared().members.update_consumer(data);
     }
 
-    /// Sends a heartbeat to every broker of the routes in use and waits for their answers, or for the request timeout.
-    /// Where brokers are being told that a group was left, that comes first.
+    /// Sends a heartbeat to every broker of the routes in use and waits for their answers: for all of them, or for 500 ms
+    /// after the first one, so that a broker that does not answer delays nothing. A broker that is being told that a group
+    /// was left gets its heartbeat after that.
     ///
     /// # Cancel safety
     /// A heartbeat that has begun goes on by itself.
@@ -101,28 +104,43 @@ impl Shared {
         self.tasks.spawn_on(until_stopped(self.stopped.clone(), telling), &self.runtime)
     }
 
+    /// Each broker is told independently of the others, so that one that does not answer delays none of them.
     async fn unregister_left(self: &Arc<Self>) {
-        // A broker may handle what it is told at once in another order: a group that is entered again meanwhile goes
-        // with a heartbeat that waits for this.
-        let _leaving = self.leaving.lock().await;
+        let connections = self.pool.open();
+        let brokers = connections.into_iter().filter(|open| !self.name_servers.contains(open.addr()));
+        // A broker may handle requests that are in flight together in another order. So heartbeats wait from before the
+        // groups are taken: one that names a group which was entered again since then comes after this.
+        let brokers: Vec<_> =
+            brokers.map(|connection| (Unregistering::begin(self, connection.addr()), connection)).collect();
         let Leaving { groups, other_producers } = self.members.take_left();
-        self.unregister(groups).await;
-        // With one producer group, a broker forgets by which connection the client's replies go, and learns it again
-        // only from a group that is new to it.
-        if let Some(other) = other_producers {
-            self.unregister([Group::Producers(other)]).await;
-            self.beat().await;
+        if groups.is_empty() {
+            // Another task is telling the brokers of the group that this one was to tell of.
+            drop(brokers);
+            let _ = self.unregistering.subscribe().wait_for(HashMap::is_empty).await;
+            return;
         }
+        let mut leaving = JoinSet::new();
+        for (unregistering, connection) in brokers {
+            let (shared, groups, other) = (self.clone(), groups.clone(), other_producers.clone());
+            leaving.spawn(async move {
+                shared.unregister(&connection, groups).await;
+                // With one producer group, a broker forgets by which connection the client's replies go, and learns it
+                // again only from a group that is new to it.
+                if let Some(other) = other {
+                    shared.unregister(&connection, [Group::Producers(other)]).await;
+                    shared.introduce(&connection).await;
+                }
+                drop(unregistering);
+            });
+        }
+        while leaving.join_next().await.is_some() {}
     }
 
-    async fn unregister(self: &Arc<Self>, groups: impl IntoIterator<Item = Group>) {
-        let connections = self.pool.open();
+    async fn unregister(self: &Arc<Self>, connection: &Connection, groups: impl IntoIterator<Item = Group>) {
         let mut leaving = JoinSet::new();
         for group in groups {
-            for connection in connections.iter().filter(|open| !self.name_servers.contains(open.addr())) {
-                let (shared, connection, group) = (self.clone(), connection.clone(), group.clone());
-                leaving.spawn(async move { shared.unregister_at(&connection, group).await });
-            }
+            let (shared, connection) = (self.clone(), connection.clone());
+            leaving.spawn(async move { shared.unregister_at(&connection, group).await });
         }
         while leaving.join_next().await.is_some() {}
     }
@@ -140,27 +158,25 @@ impl Shared {
     }
 
     pub(super) async fn heartbeat(self: &Arc<Self>) {
-        drop(self.leaving.lock().await);
-        self.beat().await;
-    }
-
-    async fn beat(self: &Arc<Self>) {
         if self.members.is_empty() {
             return;
         }
-        let mut beating = Vec::new();
+        let mut beating = JoinSet::new();
         for addr in self.routes.addresses(self.members.has_consumers()) {
             let shared = self.clone();
-            // Not broken off with the caller: nobody would know what the broker made of it.
+            // Not cancelled with the caller, or it would be unknown what the broker made of it.
             let beat = until_stopped(self.stopped.clone(), async move { shared.beat_at(&addr).await });
-            beating.push(self.tasks.spawn(beat));
+            let beat = self.tasks.spawn(beat);
+            beating.spawn(async move { drop(beat.await) });
         }
-        for beat in beating {
-            let _ = beat.await;
+        if beating.join_next().await.is_some() {
+            let _ = timeout(HEDGE_DELAY, async { while beating.join_next().await.is_some() {} }).await;
         }
     }
 
     async fn beat_at(self: &Arc<Self>, addr: &Arc<str>) {
+        // Fails only where the sender, which is ours, is gone.
+        let _ = self.unregistering.subscribe().wait_for(|addrs| !addrs.contains_key(addr)).await;
         match self.broker(addr, Deadline::after(self.config.request_timeout)).await {
             Ok(connection) => {
                 let gone = self.send_heartbeat(&connection).await;
@@ -201,5 +217,31 @@ impl Shared {
             tracing::warn!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "heartbeat failed");
         }
         self.members.left_since(named)
+    }
+}
+
+/// Heartbeats to an address wait while this lives.
+struct Unregistering {
+    shared: Arc<Shared>,
+    addr: Arc<str>,
+}
+
+impl Unregistering {
+    fn begin(shared: &Arc<Shared>, addr: &Arc<str>) -> Self {
+        shared.unregistering.send_modify(|addrs| *addrs.entry(addr.clone()).or_default() += 1);
+        Self { shared: shared.clone(), addr: addr.clone() }
+    }
+}
+
+impl Drop for Unregistering {
+    fn drop(&mut self) {
+        self.shared.unregistering.send_modify(|addrs| {
+            if let Some(count) = addrs.get_mut(&self.addr) {
+                *count -= 1;
+                if *count == 0 {
+                    addrs.remove(&self.addr);
+                }
+            }
+        });
     }
 }

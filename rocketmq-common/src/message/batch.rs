@@ -116,9 +116,14 @@ impl BatchItem {
         &self.body
     }
 
-    /// Returns the text in which the properties travel.
+    /// Returns the text in which the properties travel; what is not UTF-8 in it reads as U+FFFD.
     pub fn properties_text(&self) -> &str {
         self.properties.as_str()
+    }
+
+    /// Returns the bytes in which the properties travel.
+    pub fn properties_bytes(&self) -> &[u8] {
+        self.properties.as_bytes()
     }
 
     /// Returns the value of a property.
@@ -188,9 +193,7 @@ fn decode_item(item: &Bytes) -> Result<BatchItem, CorruptCause> {
     let body = reader.sized_i32("body")?;
     let properties = reader.sized_i16("properties")?;
     reader.end()?;
-    let properties = SharedText::new(item.slice(properties))
-        .map_err(|source| CorruptCause::NotUtf8 { field: "properties", source })?;
-    Ok(BatchItem { flag, body: item.slice(body), properties })
+    Ok(BatchItem { flag, body: item.slice(body), properties: SharedText::new(item.slice(properties)) })
 }
 
 #[cfg(test)]

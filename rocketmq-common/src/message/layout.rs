@@ -1,8 +1,7 @@
 //! Messages as brokers store them: the records in the body of a pull.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::str::Utf8Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use super::batch::{BatchItems, decode_batch};
 use super::properties::SharedText;
 use super::record::crc32;
 use super::stored::StoredMessage;
-use crate::compress::{CompressError, Compression, UnknownCompression};
+use crate::compress::{CompressError, UnknownCompression};
 use crate::protocol::sys_flag;
 
 /// Magic of records whose topic has one byte of length.
@@ -20,6 +19,9 @@ pub(super) const MAGIC_V1: u32 = 0xDAA3_20A7;
 pub(super) const MAGIC_V2: u32 = 0xDAA3_20AB;
 /// Bytes of the smallest record: addresses of IPv4, and no topic, body and properties.
 pub(super) const MIN_RECORD_BYTES: usize = 91;
+
+/// Address of a record that does not tell it.
+const NO_HOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Both bits mark an inner batch that a client has to take apart.
 const INNER_BATCH: i32 = sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH;
@@ -57,11 +59,22 @@ pub struct CorruptRecord {
     /// Why it cannot be read.
     #[source]
     pub cause: CorruptCause,
+    /// The fields that could be read.
+    pub(super) partial: Option<Box<StoredMessage>>,
 }
 
 impl CorruptRecord {
     pub(super) fn at(position: usize, cause: CorruptCause) -> Self {
-        Self { position, total_size: None, queue_offset: None, commit_log_offset: None, cause }
+        Self { position, total_size: None, queue_offset: None, commit_log_offset: None, cause, partial: None }
+    }
+
+    /// Returns the record as a message that has a [`decode_error`](StoredMessage::decode_error): with the fields that
+    /// could be read, and with the bytes as they came for a body. An offset that could not be read is -1. `None` for an
+    /// item of a batch, which is no record of its own.
+    pub fn into_message(mut self) -> Option<StoredMessage> {
+        let mut message = *self.partial.take()?;
+        message.decode_error = Some(Arc::new(self));
+        Some(message)
     }
 
     fn known_offsets(&self) -> String {
@@ -111,14 +124,6 @@ pub enum CorruptCause {
         /// What stands in the port's place.
         port: i32,
     },
-    /// A text is not UTF-8.
-    #[error("its {field} is not UTF-8")]
-    NotUtf8 {
-        /// Name of the field.
-        field: &'static str,
-        /// Where it is not.
-        source: Utf8Error,
-    },
     /// The body does not match its checksum.
     #[error("its body has the checksum {actual:#010x} and not {expected:#010x}")]
     Checksum {
@@ -138,14 +143,16 @@ pub enum CorruptCause {
 /// Decodes the records of one pulled body, one after the other. A record that cannot be read is reported, and those
 /// after it are still delivered where its size tells where they begin.
 ///
-/// Messages of the expected `topic` share it. Inner batches come out as the messages in them.
+/// Messages of the expected `topic` share it. Inner batches come out as the messages in them. Text that is not UTF-8 is no
+/// defect: it reads with U+FFFD in its place.
 ///
 /// # Protocol
 /// Bodies of `PULL_MESSAGE` (11), `POP_MESSAGE` (200050), `CHECK_TRANSACTION_STATE` (39); Java `MessageDecoder`.
 /// Witness: goldens `pull_reply_*.hex`, `pop_reply_550.hex`, `check_transaction_*.hex`, test
 /// `records_of_real_brokers_are_written_as_they_were_read`. Inner batches are unconfirmed.
 pub fn decode_records(body: Bytes, topic: &Arc<str>, broker_name: &Arc<str>, limits: DecodeLimits) -> Records {
-    Records { body, position: 0, topic: topic.clone(), broker_name: broker_name.clone(), limits, inner: None }
+    let (topic, broker_name) = (topic.clone(), broker_name.clone());
+    Records { body, position: 0, topic, broker_name, limits, decompresses: true, inner: None }
 }
 
 /// Iterator over the records of a body; see [`decode_records`].
@@ -156,6 +163,7 @@ pub struct Records {
     topic: Arc<str>,
     broker_name: Arc<str>,
     limits: DecodeLimits,
+    decompresses: bool,
     inner: Option<InnerBatch>,
 }
 
@@ -178,17 +186,19 @@ impl Iterator for Records {
             let (total_size, size) = Reader::total_size(&self.body[position..], MIN_RECORD_BYTES);
             // Where the size makes no sense nobody knows where the next record begins: the rest is one corrupt record.
             self.position += size.unwrap_or(remaining);
-            let record = &self.body[position..self.position];
-            let decoded = match size {
-                Some(_) => self.decode(record, position),
-                None => Err(CorruptCause::TotalSize { remaining }),
-            };
-            match decoded {
-                Ok(message) if message.sys_flag & INNER_BATCH == INNER_BATCH => {
+            let mut message = self.blank(position..self.position);
+            let read = self.read(&mut message, position);
+            let read = if size.is_some() { read } else { Err(CorruptCause::TotalSize { remaining }) };
+            if size.is_none() {
+                message.body = self.body.slice(position..);
+            }
+            match read {
+                Ok(()) if message.sys_flag & INNER_BATCH == INNER_BATCH => {
                     self.inner = Some(InnerBatch::new(message, position));
                 }
-                Ok(message) => return Some(Ok(message)),
+                Ok(()) => return Some(Ok(message)),
                 Err(cause) => {
+                    let record = &self.body[position..self.position];
                     let offset_at = |at: usize| record.get(at..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
                     return Some(Err(CorruptRecord {
                         position,
@@ -196,6 +206,7 @@ impl Iterator for Records {
                         queue_offset: offset_at(20),
                         commit_log_offset: offset_at(28),
                         cause,
+                        partial: Some(Box::new(message)),
                     }));
                 }
             }
@@ -204,72 +215,81 @@ impl Iterator for Records {
 }
 
 impl Records {
-    /// Decodes the record whose bytes begin at `position`.
-    fn decode(&self, record: &[u8], position: usize) -> Result<StoredMessage, CorruptCause> {
-        let mut reader = Reader::new(record);
-        let store_size = reader.u32("total size")?;
+    /// Leaves compressed bodies as they are, for [`StoredMessage::decompress`] later.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.decompresses = false;
+        self
+    }
+
+    /// A message of which nothing is known but its bytes.
+    fn blank(&self, record: Range<usize>) -> StoredMessage {
+        StoredMessage {
+            topic: self.topic.clone(),
+            broker_name: self.broker_name.clone(),
+            queue_id: 0,
+            flag: 0,
+            queue_offset: -1,
+            commit_log_offset: -1,
+            sys_flag: 0,
+            reconsume_times: 0,
+            born_timestamp_ms: 0,
+            store_timestamp_ms: 0,
+            prepared_transaction_offset: 0,
+            born_host: NO_HOST,
+            store_host: NO_HOST,
+            store_size: 0,
+            body_crc: 0,
+            body: self.body.slice(record),
+            properties: SharedText::default(),
+            decode_error: None,
+        }
+    }
+
+    /// Reads the record that begins at `position` into a message whose body is that record. The fields before a defect
+    /// are kept.
+    fn read(&self, message: &mut StoredMessage, position: usize) -> Result<(), CorruptCause> {
+        let record = message.body.clone();
+        let mut reader = Reader::new(&record);
+        message.store_size = reader.u32("total size")?;
         let magic = reader.u32("magic")?;
         if magic != MAGIC_V1 && magic != MAGIC_V2 {
             return Err(CorruptCause::Magic { magic });
         }
-        let body_crc = reader.u32("body CRC")?;
-        let queue_id = reader.i32("queue id")?;
-        let flag = reader.i32("flag")?;
-        let queue_offset = reader.i64("queue offset")?;
-        let commit_log_offset = reader.i64("commit log offset")?;
-        let sys_flag = reader.i32("system flag")?;
-        let born_timestamp_ms = reader.i64("born timestamp")?;
-        let born_host = reader.host("born host", sys_flag & sys_flag::BORN_HOST_V6 != 0)?;
-        let store_timestamp_ms = reader.i64("store timestamp")?;
-        let store_host = reader.host("store host", sys_flag & sys_flag::STORE_HOST_V6 != 0)?;
-        let reconsume_times = reader.i32("reconsume times")?;
-        let prepared_transaction_offset = reader.i64("prepared transaction offset")?;
+        message.body_crc = reader.u32("body CRC")?;
+        message.queue_id = reader.i32("queue id")?;
+        message.flag = reader.i32("flag")?;
+        message.queue_offset = reader.i64("queue offset")?;
+        message.commit_log_offset = reader.i64("commit log offset")?;
+        message.sys_flag = reader.i32("system flag")?;
+        message.born_timestamp_ms = reader.i64("born timestamp")?;
+        message.born_host = reader.host("born host", message.sys_flag & sys_flag::BORN_HOST_V6 != 0)?;
+        message.store_timestamp_ms = reader.i64("store timestamp")?;
+        message.store_host = reader.host("store host", message.sys_flag & sys_flag::STORE_HOST_V6 != 0)?;
+        message.reconsume_times = reader.i32("reconsume times")?;
+        message.prepared_transaction_offset = reader.i64("prepared transaction offset")?;
         let body = reader.sized_i32("body")?;
         let topic = if magic == MAGIC_V1 { reader.sized_i8("topic")? } else { reader.sized_i16("topic")? };
         let properties = reader.sized_i16("properties")?;
+        message.topic = self.topic(&record[topic]);
+        message.properties = SharedText::new(record.slice(properties));
         reader.end()?;
 
-        let shared = |range: Range<usize>| self.body.slice(position + range.start..position + range.end);
-        let properties = SharedText::new(shared(properties))
-            .map_err(|source| CorruptCause::NotUtf8 { field: "properties", source })?;
-        let topic = self.topic(&record[topic])?;
+        message.body = self.body.slice(position + body.start..position + body.end);
         if self.limits.verify_crc {
-            let actual = crc32(&record[body.clone()]);
-            if actual != body_crc {
-                return Err(CorruptCause::Checksum { expected: body_crc, actual });
+            let actual = crc32(&message.body);
+            if actual != message.body_crc {
+                return Err(CorruptCause::Checksum { expected: message.body_crc, actual });
             }
         }
-        let body = match Compression::from_sys_flag(sys_flag) {
-            None => shared(body),
-            Some(compression) => compression?.decompress(&record[body], self.limits.max_body_bytes)?,
-        };
-        Ok(StoredMessage {
-            topic,
-            broker_name: self.broker_name.clone(),
-            queue_id,
-            flag,
-            queue_offset,
-            commit_log_offset,
-            sys_flag: sys_flag & !sys_flag::COMPRESSED,
-            reconsume_times,
-            born_timestamp_ms,
-            store_timestamp_ms,
-            prepared_transaction_offset,
-            born_host,
-            store_host,
-            store_size,
-            body_crc,
-            body,
-            properties,
-        })
+        if self.decompresses || message.sys_flag & INNER_BATCH == INNER_BATCH {
+            message.decompress(self.limits.max_body_bytes)?;
+        }
+        Ok(())
     }
 
-    fn topic(&self, name: &[u8]) -> Result<Arc<str>, CorruptCause> {
-        if name == self.topic.as_bytes() {
-            return Ok(self.topic.clone());
-        }
-        let name = std::str::from_utf8(name).map_err(|source| CorruptCause::NotUtf8 { field: "topic", source })?;
-        Ok(name.into())
+    fn topic(&self, name: &[u8]) -> Arc<str> {
+        if name == self.topic.as_bytes() { self.topic.clone() } else { String::from_utf8_lossy(name).into() }
     }
 }
 
@@ -301,6 +321,7 @@ impl InnerBatch {
                 position: self.position,
                 queue_offset: Some(queue_offset),
                 commit_log_offset: Some(self.outer.commit_log_offset),
+                partial: Some(Box::new(StoredMessage { queue_offset, ..self.outer.clone() })),
                 ..corrupt
             }),
         })

@@ -14,6 +14,8 @@ pub const DLQ_PREFIX: &str = "%DLQ%";
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 /// Topic in which a broker keeps half messages.
 pub const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
+/// Topic that every broker has from its start on, and never holds anything: its route names all brokers.
+pub const SELF_TEST_TOPIC: &str = "SELF_TEST_TOPIC";
 /// Topic to which producers send message traces.
 pub const TRACE_TOPIC: &str = "RMQ_SYS_TRACE_TOPIC";
 
@@ -28,7 +30,7 @@ const FORBIDDEN_TARGETS: [&str; 6] = [
     HALF_TOPIC,
     "RMQ_SYS_TRANS_OP_HALF_TOPIC",
     "TRANS_CHECK_MAX_TIME_TOPIC",
-    "SELF_TEST_TOPIC",
+    SELF_TEST_TOPIC,
     "OFFSET_MOVED_EVENT",
 ];
 

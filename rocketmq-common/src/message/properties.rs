@@ -1,7 +1,9 @@
 //! Properties of a message: one string, looked up in place.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -412,24 +414,66 @@ impl fmt::Debug for Properties {
     }
 }
 
-/// The property text of a received message: a slice of the frame it came in, found to be UTF-8 when it was made.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct SharedText(Bytes);
+/// The property text of a received message: a slice of the frame it came in.
+///
+/// Producers may write any bytes. What is not UTF-8 reads with U+FFFD in its place, as in Java, and the bytes stay as they
+/// are.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum SharedText {
+    /// Found to be UTF-8 when it was made.
+    Utf8(Bytes),
+    Other(Arc<OtherText>),
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) struct OtherText {
+    bytes: Bytes,
+    readable: String,
+}
 
 impl SharedText {
-    pub(super) fn new(bytes: Bytes) -> Result<Self, std::str::Utf8Error> {
-        std::str::from_utf8(&bytes)?;
-        Ok(Self(bytes))
+    pub(super) fn new(bytes: Bytes) -> Self {
+        match String::from_utf8_lossy(&bytes) {
+            Cow::Borrowed(_) => Self::Utf8(bytes),
+            Cow::Owned(readable) => Self::Other(Arc::new(OtherText { bytes, readable })),
+        }
     }
 
     pub(super) fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("the text was checked when it was made")
+        match self {
+            Self::Utf8(bytes) => std::str::from_utf8(bytes).expect("the text was checked when it was made"),
+            Self::Other(text) => &text.readable,
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Utf8(bytes) => bytes,
+            Self::Other(text) => &text.bytes,
+        }
     }
 
     /// Searches the bytes, so that only the value is checked once more, not the whole text.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let value = &self.0[find(&self.0, name)?];
-        Some(std::str::from_utf8(value).expect("a piece of checked text between ASCII bytes is text"))
+        match self {
+            Self::Utf8(bytes) => {
+                let value = &bytes[find(bytes, name)?];
+                Some(std::str::from_utf8(value).expect("a piece of checked text between ASCII bytes is text"))
+            }
+            Self::Other(text) => lookup(&text.readable, name),
+        }
+    }
+
+    /// The bytes of a value as they were written.
+    pub(super) fn get_bytes(&self, name: &str) -> Option<&[u8]> {
+        let bytes = self.as_bytes();
+        bytes.get(find(bytes, name)?)
+    }
+}
+
+impl Default for SharedText {
+    fn default() -> Self {
+        Self::Utf8(Bytes::new())
     }
 }
 
@@ -525,6 +569,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn text_that_is_not_utf8_reads_with_replacements_and_keeps_its_bytes() {
+        // "Beijing" and half a character more, in GBK: a separator behind such a byte still separates.
+        let text =
+            SharedText::new(Bytes::from_static(b"city\x01\xB1\xB1\xBE\xA9\xD6\x02TAGS\x01a\x02\xC3\xFB\x01x\x02"));
+        assert_eq!(text.get("city"), Some("\u{FFFD}".repeat(5).as_str()));
+        assert_eq!(text.get_bytes("city"), Some(&b"\xB1\xB1\xBE\xA9\xD6"[..]));
+        assert_eq!((text.get("TAGS"), text.get_bytes("TAGS")), (Some("a"), Some(&b"a"[..])));
+        let names: Vec<_> = pairs(text.as_str()).map(|(name, _)| name).collect();
+        assert_eq!(names, ["city", "TAGS", "\u{FFFD}\u{FFFD}"]);
+    }
+
     /// Rules 4.2, written the long way round.
     fn as_java_reads(text: &str) -> HashMap<&str, &str> {
         let mut map = HashMap::new();
@@ -543,8 +599,9 @@ mod tests {
             let expected = as_java_reads(&text);
             prop_assert_eq!(lookup(&text, &name), expected.get(name.as_str()).copied());
             prop_assert_eq!(pairs(&text).collect::<HashMap<_, _>>(), expected);
-            let shared = SharedText::new(Bytes::from(text.clone())).unwrap();
+            let shared = SharedText::new(Bytes::from(text.clone()));
             prop_assert_eq!(shared.get(&name), lookup(&text, &name));
+            prop_assert_eq!(shared.get_bytes(&name), lookup(&text, &name).map(str::as_bytes));
         }
 
         #[test]

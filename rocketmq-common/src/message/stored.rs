@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::properties::{self, SharedText, property};
-use super::{MessageQueue, OffsetId};
+use super::{CorruptCause, CorruptRecord, MessageQueue, OffsetId};
+use crate::compress::Compression;
 use crate::protocol::sys_flag;
 
 /// A message as a broker stored it.
@@ -34,6 +35,7 @@ pub struct StoredMessage {
     pub(super) body_crc: u32,
     pub(super) body: Bytes,
     pub(super) properties: SharedText,
+    pub(super) decode_error: Option<Arc<CorruptRecord>>,
 }
 
 impl StoredMessage {
@@ -122,6 +124,49 @@ impl StoredMessage {
         self.prepared_transaction_offset
     }
 
+    /// Returns why the message cannot be decoded: its record is malformed, or its body does not decompress. The other
+    /// fields are then those that could be read. [`body`](Self::body) is the body as it is stored, or, where that cannot be
+    /// found, the whole record.
+    ///
+    /// Only consumers that hand such a message over instead of its error set this; a listener never gets one.
+    pub fn decode_error(&self) -> Option<&Arc<CorruptRecord>> {
+        self.decode_error.as_ref()
+    }
+
+    /// Whether the body is still compressed: of a message that cannot be decoded, or read by [`Records::compressed`].
+    ///
+    /// [`Records::compressed`]: super::Records::compressed
+    pub fn is_compressed(&self) -> bool {
+        self.sys_flag & sys_flag::COMPRESSED != 0
+    }
+
+    /// Decompresses the body, if it is compressed.
+    ///
+    /// # Errors
+    /// Where it does not decompress into at most `max_bytes`; the message is as it was then.
+    pub fn decompress(&mut self, max_bytes: usize) -> Result<(), CorruptCause> {
+        if let Some(compression) = Compression::from_sys_flag(self.sys_flag) {
+            self.body = compression?.decompress(&self.body, max_bytes)?;
+            self.sys_flag &= !sys_flag::COMPRESSED;
+        }
+        Ok(())
+    }
+
+    /// Notes that the message cannot be decoded, and why.
+    pub fn set_decode_error(&mut self, cause: CorruptCause) {
+        self.decode_error = Some(Arc::new(CorruptRecord {
+            total_size: i32::try_from(self.store_size).ok(),
+            queue_offset: Some(self.queue_offset),
+            commit_log_offset: Some(self.commit_log_offset),
+            ..CorruptRecord::at(0, cause)
+        }));
+    }
+
+    /// Moves the message to another position in its queue, where the stored one cannot be read.
+    pub fn set_queue_offset(&mut self, offset: i64) {
+        self.queue_offset = offset;
+    }
+
     /// Returns the body, decompressed.
     pub fn body(&self) -> &Bytes {
         &self.body
@@ -132,9 +177,24 @@ impl StoredMessage {
         self.body
     }
 
-    /// Returns the value of a property.
+    /// Returns the value of a property. What is not UTF-8 in it reads as U+FFFD, as in Java;
+    /// [`property_bytes`](Self::property_bytes) are what the producer wrote.
     pub fn property(&self, name: &str) -> Option<&str> {
         self.properties.get(name)
+    }
+
+    /// Returns the bytes of a property: for text in another encoding than UTF-8.
+    ///
+    /// ```
+    /// # fn city(message: &rocketmq_common::message::StoredMessage) -> Option<String> {
+    /// let gbk: &[u8] = message.property_bytes("city")?;
+    /// // Any decoder of that encoding, such as the crate `encoding_rs`.
+    /// # fn decode_gbk(bytes: &[u8]) -> String { String::from_utf8_lossy(bytes).into() }
+    /// Some(decode_gbk(gbk))
+    /// # }
+    /// ```
+    pub fn property_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.properties.get_bytes(name)
     }
 
     /// Iterates over the properties, in the order of the text; see [`properties::pairs`].
@@ -142,9 +202,14 @@ impl StoredMessage {
         properties::pairs(self.properties.as_str())
     }
 
-    /// Returns the text in which the properties travel.
+    /// Returns the text in which the properties travel; what is not UTF-8 in it reads as U+FFFD.
     pub fn properties_text(&self) -> &str {
         self.properties.as_str()
+    }
+
+    /// Returns the bytes in which the properties travel.
+    pub fn properties_bytes(&self) -> &[u8] {
+        self.properties.as_bytes()
     }
 
     /// Returns the tag.

@@ -1,5 +1,6 @@
+use super::fastjson::{self, JavaEnum};
 use rocketmq_remote::{Json, request};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::sync::Arc;
 
 request! {
@@ -44,19 +45,26 @@ pub struct ClientConfigToCheck {
 }
 
 /// The body of a heartbeat. Java: `HeartbeatData`; the members of a set are named as there.
+///
+/// It is read as leniently as Java's brokers read it, since clients of other languages write numbers as texts, leave
+/// fields out, or have names of their own for values that no broker uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HeartbeatData {
     /// The client.
-    #[serde(rename = "clientID")]
+    #[serde(rename = "clientID", deserialize_with = "fastjson::text")]
     pub client_id: String,
     /// The producer groups it is in.
+    #[serde(deserialize_with = "fastjson::list")]
     pub producer_data_set: Vec<ProducerData>,
     /// The consumer groups it is in.
+    #[serde(deserialize_with = "fastjson::list")]
     pub consumer_data_set: Vec<ConsumerData>,
     /// 0: a whole heartbeat, not a V2 one.
+    #[serde(deserialize_with = "fastjson::number")]
     pub heartbeat_fingerprint: i32,
     /// Whether the subscriptions are left out; V2 only.
+    #[serde(deserialize_with = "fastjson::flag")]
     pub without_sub: bool,
 }
 
@@ -75,26 +83,30 @@ pub struct ConsumerData {
     /// Its name.
     pub group_name: String,
     /// Who asks whom.
+    #[serde(default, deserialize_with = "fastjson::named")]
     pub consume_type: ConsumeType,
     /// Whether members share messages or each get all.
+    #[serde(default, deserialize_with = "fastjson::named")]
     pub message_model: MessageModel,
     /// Where a new group begins.
+    #[serde(default, deserialize_with = "fastjson::named")]
     pub consume_from_where: ConsumeFrom,
     /// The topics and filters; the same for all members of a group.
     #[serde(default)]
     pub subscription_data_set: Vec<SubscriptionData>,
     /// Whether the member lives in a unit.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fastjson::flag")]
     pub unit_mode: bool,
 }
 
 /// Java: `ConsumeType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConsumeType {
     /// Pull consumers.
     #[serde(rename = "CONSUME_ACTIVELY")]
     Actively,
     /// Push consumers.
+    #[default]
     #[serde(rename = "CONSUME_PASSIVELY")]
     Passively,
     /// Pop consumers.
@@ -145,21 +157,22 @@ pub struct SubscriptionData {
     /// The topic.
     pub topic: String,
     /// The expression as given; `*` for all.
+    #[serde(default, deserialize_with = "fastjson::text")]
     pub sub_string: String,
     /// The tags; empty for all and for SQL92.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fastjson::texts")]
     pub tags_set: Vec<String>,
-    /// Java's hash of each tag.
-    #[serde(default)]
+    /// Java's hash of each tag. Go clients write them as texts.
+    #[serde(default, deserialize_with = "fastjson::numbers")]
     pub code_set: Vec<i32>,
     /// Milliseconds; grows whenever the subscription changes, or the broker keeps the old one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fastjson::number")]
     pub sub_version: i64,
     /// The language of the expression.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "expression_type")]
     pub expression_type: ExpressionType,
     /// Obsolete: false.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fastjson::flag")]
     pub class_filter_mode: bool,
 }
 
@@ -183,4 +196,32 @@ impl ExpressionType {
             Self::Sql92 => "SQL92",
         }
     }
+}
+
+impl JavaEnum for ConsumeType {
+    const BY_ORDINAL: &'static [Self] = &[Self::Actively, Self::Passively, Self::Pop];
+}
+
+impl JavaEnum for MessageModel {
+    const BY_ORDINAL: &'static [Self] = &[Self::Broadcasting, Self::Clustering];
+}
+
+impl JavaEnum for ConsumeFrom {
+    const BY_ORDINAL: &'static [Self] = &[
+        Self::LastOffset,
+        Self::LastOffsetAndFromMinWhenBootFirst,
+        Self::MinOffset,
+        Self::MaxOffset,
+        Self::FirstOffset,
+        Self::Timestamp,
+    ];
+}
+
+/// Java has a text there, and takes an empty one for tags. Any other language is one that is not tags: brokers accept
+/// the heartbeat and refuse the pulls, as they do with SQL92 by default.
+fn expression_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ExpressionType, D::Error> {
+    Ok(match fastjson::text(deserializer)?.as_str() {
+        "" | "TAG" => ExpressionType::Tag,
+        _ => ExpressionType::Sql92,
+    })
 }

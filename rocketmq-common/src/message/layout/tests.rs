@@ -3,6 +3,8 @@ use std::error::Error;
 use proptest::prelude::*;
 
 use super::*;
+#[cfg(feature = "zlib")]
+use crate::compress::Compression;
 use crate::message::{Message, encode_batch, goldens};
 use crate::message::{MessageQueue, Record, RecordError};
 use crate::protocol::sys_flag::{BORN_HOST_V6, COMPRESSED, STORE_HOST_V6};
@@ -261,20 +263,63 @@ fn lengths_are_held_against_the_record() {
 }
 
 #[test]
-fn text_that_is_not_utf8_and_a_body_that_was_changed_are_corrupt() {
-    let flipped = |at: usize| {
+fn text_that_is_not_utf8_is_no_defect_and_keeps_its_bytes() {
+    let changed = |at: usize| {
         let mut body = encode(&[record("t", b"body")]);
         body[at] ^= 0x80;
-        cause(body)
+        decode_all(body).remove(0)
     };
-    assert!(matches!(flipped(93), CorruptCause::NotUtf8 { field: "topic", .. }));
-    assert!(matches!(flipped(96), CorruptCause::NotUtf8 { field: "properties", .. }));
-    assert!(matches!(flipped(88), CorruptCause::Checksum { .. }));
-    // By default nobody asks.
+    assert_eq!(changed(93).topic(), "\u{FFFD}");
+    let message = changed(96);
+    assert!(message.properties_text().contains('\u{FFFD}'), "{message:?}");
+    let whole = encode(&[record("t", b"body")]);
+    assert_eq!(message.properties_bytes().len(), whole.len() - 96);
+    assert_eq!(message.properties_bytes()[1..], whole[97..]);
+}
+
+#[test]
+fn a_body_that_was_changed_is_corrupt_where_it_is_checked() {
     let mut body = encode(&[record("t", b"body")]);
     body[88] ^= 0x80;
-    let mut read = decode_records(body.freeze(), &"t".into(), &"b".into(), DecodeLimits::default());
+    let body = body.freeze();
+    assert!(matches!(cause(body.clone()), CorruptCause::Checksum { .. }));
+    // By default the checksum is not looked at.
+    let mut read = decode_records(body, &"t".into(), &"b".into(), DecodeLimits::default());
     assert!(read.next().unwrap().is_ok());
+}
+
+#[test]
+fn a_corrupt_record_is_a_message_with_what_could_be_read() {
+    let whole = encode(&[Record { reconsume_times: 3, ..record("t", b"body") }]);
+    let broken = |at: usize, bytes: &[u8]| {
+        let mut body = whole.clone();
+        body[at..at + bytes.len()].copy_from_slice(bytes);
+        let message = decode(body.clone()).remove(0).unwrap_err().into_message().unwrap();
+        assert!(message.decode_error().is_some());
+        assert_eq!(message.body(), &body.freeze(), "the whole record");
+        (message.queue_offset(), message.commit_log_offset(), message.reconsume_times())
+    };
+    let known = (41, 0x1413_B380, 3);
+    assert_eq!(broken(0, &[0xFF; 4]), known, "the size");
+    assert_eq!(broken(84, &[0xFF; 4]), known, "the length of the body");
+    assert_eq!(broken(4, &[0]), (-1, -1, 0), "the magic: no field can be believed");
+    assert_eq!(broken(52, &[0xFF; 4]), (41, 0x1413_B380, 0), "a host");
+}
+
+#[test]
+#[cfg(feature = "zlib")]
+fn a_body_may_be_left_compressed_for_later() {
+    let stream = Compression::Zlib.compress(5, &[7; 5000]).unwrap();
+    let records = encode(&[Record { sys_flag: 0x301, ..record("t", &stream) }]).freeze();
+    let mut read = decode_records(records, &"t".into(), &"b".into(), CHECKED).compressed();
+    let mut message = read.next().unwrap().unwrap();
+    assert_eq!((message.body(), message.is_compressed()), (&stream, true));
+    let too_small = message.decompress(4999);
+    assert!(matches!(too_small, Err(CorruptCause::Decompress(CompressError::TooLarge { .. }))));
+    assert_eq!((message.body(), message.is_compressed()), (&stream, true));
+    message.decompress(5000).unwrap();
+    assert_eq!((message.body().len(), message.is_compressed()), (5000, false));
+    message.decompress(0).unwrap();
 }
 
 #[test]
@@ -292,6 +337,8 @@ fn a_compressed_body_is_decompressed_up_to_the_limit() {
     let cause = |index: usize| &read[index].as_ref().unwrap_err().cause;
     assert!(matches!(cause(1), CorruptCause::Decompress(CompressError::TooLarge { .. })));
     assert!(matches!(cause(3), CorruptCause::Decompress(CompressError::Corrupt { .. })));
+    let message = decode(encode(&[zlib(b"body", 0x301)])).remove(0).unwrap_err().into_message().unwrap();
+    assert_eq!((message.body().as_ref(), message.sys_flag()), (&b"body"[..], 0x301), "as it is stored");
 }
 
 #[test]
