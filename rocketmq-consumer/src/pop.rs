@@ -1,6 +1,6 @@
 use crate::{
     Error, Filter, PopConfig, PopConsumerBuilder, PoppedMessage, handle::Handle, pop_handle::Kept, popper::Popper,
-    wiring::Wiring,
+    shutdown::until_signal, wiring::Wiring,
 };
 use rocketmq_common::Client;
 use std::{sync::Arc, time::Duration};
@@ -159,5 +159,18 @@ impl PopConsumer {
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.0.stopped).await;
+        self.shutdown().await
     }
 }

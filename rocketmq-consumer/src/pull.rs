@@ -4,6 +4,7 @@ use crate::{
     member::Member,
     polling::Choice,
     pull_once::{Pulled, pull_once},
+    shutdown::until_signal,
     source::Sources,
 };
 use rocketmq_common::{Client, MessageQueue, StoredMessage};
@@ -359,6 +360,19 @@ impl PullConsumer {
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.member().shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.handle.stopped).await;
+        self.shutdown().await
     }
 
     fn wire_queue(&self, queue: &MessageQueue) -> MessageQueue {

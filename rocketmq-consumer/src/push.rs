@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, PushConfig, PushConsumerBuilder, Statistics,
     handle::Handle,
     member::{Manner, Member},
+    shutdown::until_signal,
     wiring::Wiring,
 };
 use rocketmq_common::{Client, MessageQueue};
@@ -154,6 +155,27 @@ impl PushConsumer {
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// ```no_run
+    /// # async fn run(consumer: rocketmq_consumer::PushConsumer) -> Result<(), rocketmq_consumer::Error> {
+    /// // SIGTERM, as Kubernetes sends it: `tokio::signal::unix::signal(SignalKind::terminate())`.
+    /// consumer.shutdown_on(tokio::signal::ctrl_c()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.0.stopped).await;
+        self.shutdown().await
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {

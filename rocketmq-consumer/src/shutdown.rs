@@ -80,6 +80,14 @@ impl Member {
     }
 }
 
+/// Waits for a signal, or until a consumer has been shut down without it.
+pub(crate) async fn until_signal(signal: impl Future, stopped: &CancellationToken) {
+    tokio::select! {
+        _ = signal => {}
+        () = stopped.cancelled() => {}
+    }
+}
+
 impl AssignedQueue {
     /// Whether a listener call with messages of the queue is under way.
     fn has_calls(&self) -> bool {

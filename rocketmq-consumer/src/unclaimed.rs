@@ -3,7 +3,7 @@
 use crate::{
     Error, PoppedMessage, decode::decompress_within, popper::Popper, subscription::wants, undecodable::is_malformed,
 };
-use rocketmq_common::{MessageQueue, protocol::SubscriptionData};
+use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
@@ -48,7 +48,8 @@ impl Drop for Unclaimed {
 
 impl Popper {
     /// Pops from one broker, without waiting for messages. Runs to completion even if the caller is dropped. Unwanted
-    /// messages are acknowledged, and messages with too many deliveries are sent to the dead letter queue.
+    /// messages are acknowledged, and messages with too many deliveries are sent to the dead letter queue. Messages that
+    /// cannot be decoded have failed.
     pub(crate) async fn pop(
         self: &Arc<Self>,
         target: MessageQueue,
@@ -62,13 +63,12 @@ impl Popper {
             let pop = async {
                 let mut came = popper.pops.pop(&target, &subscription, max, invisible_ms).await?;
                 let count = came.len();
-                let max_body_bytes = popper.config.max_body_bytes;
-                decompress_within(&mut came, |(message, _)| message, usize::MAX, max_body_bytes).await;
+                decompress_within(&mut came, |(message, _)| message, usize::MAX, popper.config.max_body_bytes).await;
+                let is_wanted = |message: &StoredMessage| wants(&subscription, message);
                 let (undecodable, came) = came.into_iter().partition::<Vec<_>, _>(|(message, _)| {
-                    is_malformed(message) || message.decode_error().is_some() && wants(&subscription, message)
+                    is_malformed(message) || message.decode_error().is_some() && is_wanted(message)
                 });
                 popper.pops.fail(&popper.tasks, undecodable).await;
-                let is_wanted = |message: &_| wants(&subscription, message);
                 let wanted = popper.pops.keep_wanted(&popper.tasks, came, is_wanted).await;
                 let namespace = popper.pops.client.namespace();
                 let messages: Vec<_> = wanted

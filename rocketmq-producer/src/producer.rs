@@ -336,6 +336,30 @@ impl Producer {
         self.client().health()
     }
 
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// producer is shut down elsewhere.
+    ///
+    /// ```no_run
+    /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
+    /// // SIGTERM, as Kubernetes sends it: `tokio::signal::unix::signal(SignalKind::terminate())`.
+    /// producer.shutdown_on(tokio::signal::ctrl_c()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        tokio::select! {
+            _ = signal => {}
+            () = self.shared().stopped.cancelled() => {}
+        }
+        self.shutdown().await
+    }
+
     /// The producer group.
     pub fn group(&self) -> &str {
         self.client().namespace().strip_group(&self.shared().group)

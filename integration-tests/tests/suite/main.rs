@@ -363,6 +363,7 @@ fn scenarios() -> Vec<Scenario> {
         both shutdown::a_slow_listener_finishes_and_its_message_is_recorded,
         both shutdown::a_listener_that_takes_too_long_is_reported_and_its_message_comes_again,
         both shutdown::a_producer_that_is_shut_down_sends_nothing_more,
+        both shutdown::a_signal_shuts_everything_down,
         embedded shutdown::sends_that_do_not_end_are_reported,
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
