@@ -26,6 +26,7 @@ pub mod random;
 pub mod resolver;
 mod retry;
 mod route;
+mod tasks;
 mod ticks;
 mod unwind;
 
@@ -39,6 +40,7 @@ pub use name_server::NameServerSource;
 pub use namespace::{Namespace, strip_any_namespace};
 pub use retry::Backoff;
 pub use rocketmq_remote as remote;
+pub use rocketmq_remote::duration;
 pub use route::TopicRoute;
 pub use ticks::ticks;
 pub use unwind::unwinding;

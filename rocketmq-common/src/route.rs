@@ -20,6 +20,8 @@ pub struct TopicRoute {
     brokers: BTreeMap<Arc<str>, BTreeMap<i64, Arc<str>>>,
     /// The brokers that have the queues of a static topic, by number, under each name that stands for all brokers.
     owners: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Of a provisional route: the generation of the route that it was made after.
+    template_generation: Option<u64>,
     data: TopicRouteData,
 }
 
@@ -80,7 +82,7 @@ impl TopicRoute {
             logical
         };
         limits.warn();
-        Self { topic, generation, write_queues, read_queues, brokers, owners, data }
+        Self { topic, generation, write_queues, read_queues, brokers, owners, template_generation: None, data }
     }
 
     /// The route a topic that does not exist yet will have once a first send creates it after the template topic.
@@ -92,7 +94,12 @@ impl TopicRoute {
             queue.read_queue_nums = count;
             queue.write_queue_nums = count;
         }
-        Self::new(topic, generation, data)
+        Self { template_generation: Some(self.generation), ..Self::new(topic, generation, data) }
+    }
+
+    /// Of a provisional route, of a topic that does not exist yet: the generation of the route that it was made after.
+    pub(crate) fn template_generation(&self) -> Option<u64> {
+        self.template_generation
     }
 
     /// The topic.

@@ -2,6 +2,7 @@ use crate::{
     ConsumeInterceptor, Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
     listener::Listener,
     member::Manner,
+    option_conflicts::{check_listener, check_stream},
     share::sharing_setters,
     wiring::{Wiring, manner_setters, wiring_setters},
 };
@@ -205,15 +206,15 @@ impl PushConsumerBuilder {
     ///
     /// # Errors
     /// [`Error::NoListener`], [`Error::NoSubscription`], [`Error::Clash`], [`Error::Filter`] for what is missing or
-    /// wrong; [`Error::Client`] for a bad name or option, and where no name server answers within the request timeout.
-    /// A topic that does not exist yet is no error: it is consumed once it does.
+    /// wrong; [`Error::Client`] for a bad name or option, for an option that another one would make the consumer ignore,
+    /// and where no name server answers within the request timeout. A topic that does not exist
+    /// yet is no error: it is consumed once it does.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn start(self) -> Result<PushConsumer, Error> {
-        if self.manner.listener.is_none() {
-            return Err(Error::NoListener);
-        }
+        let listener = self.manner.listener.as_ref().ok_or(Error::NoListener)?;
+        check_listener(&self.manner.config, listener)?;
         PushConsumer::start(self.wiring, self.manner).await
     }
 
@@ -235,7 +236,8 @@ impl PushConsumerBuilder {
     /// ```
     ///
     /// # Errors
-    /// As [`start`](Self::start); [`Error::Client`] where there is a listener.
+    /// As [`start`](Self::start); [`Error::Client`] where there is a listener, or an option for one: `concurrency`,
+    /// `consume_batch`, `consume_timeout`, `suspend_time`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
@@ -244,6 +246,7 @@ impl PushConsumerBuilder {
             let message = "is set, and a stream calls none";
             return Err(rocketmq_common::Error::Config { option: "listener", message }.into());
         }
+        check_stream(&self.manner.config)?;
         PushConsumer::start(self.wiring, self.manner).await.map(MessageStream::new)
     }
 }

@@ -28,22 +28,31 @@ pub(crate) enum Called {
     GivenBack,
 }
 
+/// A call that has ended.
+struct Ended {
+    watch: Option<Watch>,
+    began: Instant,
+    failed: Option<Box<Failed>>,
+    given_back: bool,
+}
+
 impl Member {
     /// Calls the listener with messages of one queue, however long that takes.
-    pub(crate) async fn call(&self, queue: &AssignedQueue, messages: &[StoredMessage]) -> Called {
+    pub(crate) async fn call(&self, turn: &mut Turn, queue: &AssignedQueue, messages: &[StoredMessage]) -> Called {
         if let Some(failed) = self.fail_undecoded(queue, messages) {
             return Called::Failed(failed);
         }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let failed = self.listen(Some(queue), seen).await;
-        self.called(queue, messages, watch, began, failed, false)
+        let failed = turn.call(&self.stall_watch, began, self.listen(Some(queue), seen)).await;
+        self.called(turn, queue, messages, Ended { watch, began, failed, given_back: false })
     }
 
     /// As [`call`](Self::call). One that takes longer than `consume_timeout` goes on, but has its messages given back:
     /// `give_back` does that, and answers whether all were taken.
     pub(crate) async fn call_within_time(
         &self,
+        turn: &mut Turn,
         queue: &AssignedQueue,
         messages: &[StoredMessage],
         give_back: impl Future<Output = bool>,
@@ -61,12 +70,14 @@ impl Member {
         }
         let (watch, seen) = self.see(messages, false);
         let began = Instant::now();
-        let mut consuming = pin!(self.listen(Some(queue), seen));
-        let (failed, given_back) = match within(self.config.consume_timeout, consuming.as_mut()).await {
-            Some(failed) => (failed, false),
-            None => tokio::join!(consuming, give_back),
+        let (failed, given_back) = {
+            let mut consuming = pin!(turn.call(&self.stall_watch, began, self.listen(Some(queue), seen)));
+            match within(self.config.consume_timeout, consuming.as_mut()).await {
+                Some(failed) => (failed, false),
+                None => tokio::join!(consuming, give_back),
+            }
         };
-        self.called(queue, messages, watch, began, failed, given_back)
+        self.called(turn, queue, messages, Ended { watch, began, failed, given_back })
     }
 
     /// Calls the listener with a message that may be of any queue, for an operator.
@@ -74,7 +85,7 @@ impl Member {
         let messages = slice::from_ref(message);
         let (watch, seen) = self.see(messages, true);
         let began = Instant::now();
-        let failed = Turn::default().run(&self.stall_watch, self.listen(None, seen)).await;
+        let failed = Turn::default().call(&self.stall_watch, began, self.listen(None, seen)).await;
         if let Some(watch) = watch {
             watch.after(Consumed::of(failed.as_deref(), 1));
         }
@@ -97,17 +108,11 @@ impl Member {
     }
 
     /// Counts a call that has ended.
-    fn called(
-        &self,
-        queue: &AssignedQueue,
-        messages: &[StoredMessage],
-        watch: Option<Watch>,
-        began: Instant,
-        failed: Option<Box<Failed>>,
-        given_back: bool,
-    ) -> Called {
+    fn called(&self, turn: &mut Turn, queue: &AssignedQueue, messages: &[StoredMessage], ended: Ended) -> Called {
+        let Ended { watch, began, failed, given_back } = ended;
         let consumed = if given_back { Consumed::TimedOut } else { Consumed::of(failed.as_deref(), messages.len()) };
-        queue.meter.called(began, messages.len(), consumed.failed(messages.len()));
+        let now = queue.meter.called(began, messages.len(), consumed.failed(messages.len()));
+        turn.ended(&self.stall_watch, now);
         if let Some(watch) = watch {
             watch.after(consumed);
         }

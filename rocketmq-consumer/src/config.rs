@@ -55,12 +55,14 @@ pub struct PushConfig {
     /// [`set_concurrency`](crate::PushConsumer::set_concurrency) changes it later.
     pub concurrency: usize,
     /// Most messages a call of a [`batch_listener`](crate::PushConsumerBuilder::batch_listener), 1 to 1024. They are of
-    /// one queue and of one pull. Default 1.
+    /// one queue and of one pull. Default 1; more is an error for a listener of single messages.
     pub consume_batch: usize,
     /// How long a call of a concurrent listener may take before its messages are given back, to come again later, and
     /// no longer hold the offset of their queue up. The call itself goes on. Above 0; default 15 min.
+    #[serde(with = "rocketmq_common::duration")]
     pub consume_timeout: Duration,
     /// How long a queue that is consumed in order waits after a failure. Default 1 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub suspend_time: Duration,
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
     pub start_at: StartAt,
@@ -90,21 +92,27 @@ pub struct PushConfig {
     /// How long a popped message is hidden from the group before it has to be hidden anew, which this consumer does by
     /// itself: it comes again after so long if this consumer dies. 5 s to 5 min. Only where brokers have the group
     /// [pop](crate::PushConsumerBuilder::allocate_by_broker). Default 1 min.
+    #[serde(with = "rocketmq_common::duration")]
     pub pop_invisible_time: Duration,
     /// Most messages asked for in one pop, 1 to 32; where brokers have the group
     /// [pop](crate::PushConsumerBuilder::allocate_by_broker). Of one queue no more than 96 are then popped ahead. Default 32.
     pub pop_batch: i32,
     /// How long a broker may hold a pull while there is no message, 1 ms to 10 min. Default 15 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub long_poll: Duration,
     /// How often offsets are recorded. Above 0; default 1 s. They are also recorded when a queue is given up, and at the end.
+    #[serde(with = "rocketmq_common::duration")]
     pub commit_interval: Duration,
     /// How often the queues are shared out anew even if nothing was heard. Above 0; default 20 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the messages in hand, so that they are not consumed
     /// twice. All members need the same: a member that is given a queue waits as long, and half a second more, before
     /// it consumes from it, unless it is alone or consumes in order. Default 1 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PushConsumer::shutdown) waits for the messages in hand. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub shutdown_timeout: Duration,
     /// Where a [broadcast](crate::PushConsumerBuilder::broadcast) consumer keeps its offsets, in
     /// `<client id>/<group>/offsets.json`. Default: `.rocketmq_offsets` in the home directory, as in Java.

@@ -205,9 +205,9 @@ async fn work_one(member: Arc<Member>) {
         if !task.queue.may_begin(&task.messages) {
             continue;
         }
-        let call = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages));
+        let call = run(&member, &mut turn, &task.queue, task.epoch, slice::from_ref(&task.messages));
         tokio::select! {
-            () = turn.run(&member.stall_watch, call) => {}
+            () = call => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -228,9 +228,9 @@ async fn work_many(member: Arc<Member>) {
         if task.messages.is_empty() {
             continue;
         }
-        let call = run(&member, &task.queue, task.epoch, &task.messages);
+        let call = run(&member, &mut turn, &task.queue, task.epoch, &task.messages);
         tokio::select! {
-            () = turn.run(&member.stall_watch, call) => {}
+            () = call => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -268,10 +268,16 @@ async fn next_task<T>(member: &Member, next: impl Future<Output = T>) -> Option<
 }
 
 /// Makes one call and sees to what comes of it.
-async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messages: &[StoredMessage]) {
+async fn run(
+    member: &Arc<Member>,
+    turn: &mut Turn,
+    queue: &Arc<AssignedQueue>,
+    epoch: u32,
+    messages: &[StoredMessage],
+) {
     let given_back = Mutex::default();
     let giving_back = time_out(member, queue, epoch, messages, &given_back);
-    let failed = match member.call_within_time(queue, messages, giving_back).await {
+    let failed = match member.call_within_time(turn, queue, messages, giving_back).await {
         Called::GivenBack => return,
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
         Called::Done => return member.finish(queue, epoch, messages),

@@ -21,6 +21,7 @@
 //!
 //! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
 
+mod ack_queue;
 mod allocate;
 #[cfg(test)]
 mod alone;
@@ -30,6 +31,7 @@ mod builder;
 mod call;
 mod commit_gate;
 mod config;
+mod dead_letters;
 mod decode;
 mod dispatch;
 mod error;
@@ -49,6 +51,7 @@ mod offset;
 mod offset_file;
 mod offset_store;
 mod operator;
+mod option_conflicts;
 mod ordered;
 mod outcome;
 mod polled_queue;
@@ -86,6 +89,7 @@ mod subscription;
 mod subscriptions;
 mod suspension;
 mod topic_watch;
+mod unclaimed;
 mod undecodable;
 mod unequal;
 mod unrecorded;
@@ -95,6 +99,7 @@ pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResol
 pub use assignment_change::AssignmentChange;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
+pub use dead_letters::dead_letter_topic;
 pub use error::Error;
 pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
 pub use lag::{Lag, QueueLag};

@@ -1,5 +1,6 @@
 use crate::{
     Error, Filter, OffsetStore, PushConfig,
+    ack_queue::AckQueue,
     assigned::AssignedQueue,
     commit_gate::CommitGates,
     dispatch::{Dispatcher, Workers},
@@ -12,6 +13,7 @@ use crate::{
     offset_file::OffsetFile,
     offset_store::Offsets,
     operator::Operators,
+    option_conflicts::{check_client, check_sharing},
     polling::{Polling, keep_routes},
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
@@ -92,6 +94,7 @@ pub(crate) struct Member {
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
     pub(crate) pops: PopGroup,
+    pub(crate) acks: AckQueue,
     pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
@@ -125,6 +128,8 @@ impl Member {
         let Manner { listener, filter, interceptors, is_broadcast, sharing, offset_store, polling, mut config } =
             manner;
         config.check()?;
+        check_client(wiring.client.is_some(), &config.client)?;
+        check_sharing(&sharing, is_broadcast, polling.as_ref().is_some_and(Polling::is_assigned))?;
         if is_broadcast {
             // The file of its offsets is found by this name.
             let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
@@ -150,6 +155,7 @@ impl Member {
             group: group.clone(),
             start_at: config.start_at,
             is_ordered: false,
+            without_batches: Arc::default(),
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
         let report = Report::new(client.clone(), group.clone());
@@ -158,6 +164,7 @@ impl Member {
             client,
             group,
             pops,
+            acks: AckQueue::default(),
             ordered_calls: Limit::new(config.concurrency),
             listener,
             filter,

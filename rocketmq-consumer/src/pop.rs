@@ -59,8 +59,9 @@ impl PopConsumer {
     /// asked in time; trying again may succeed. [`Error::ShutDown`].
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. While it waits for messages it has taken none; those that are on their
-    /// way just then come again after their invisible time.
+    /// No message is lost when the future is dropped. While it waits for messages it has taken none; those that are on
+    /// their way just then are made visible again at once, and come again about a second later, with
+    /// [`reconsume_times`](rocketmq_common::StoredMessage::reconsume_times) raised by one.
     pub async fn receive(&self, max: usize, invisible: Duration) -> Result<Vec<PoppedMessage>, Error> {
         self.0.receive(max, invisible).await
     }
@@ -149,8 +150,8 @@ impl PopConsumer {
     /// settled come again.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue after
-    /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again. [`Error::ShutDown`] where the runtime that the
+    /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue, or being made visible again
+    /// for a dropped [`receive`](Self::receive), after [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again. [`Error::ShutDown`] where the runtime that the
     /// consumer was started in has ended before.
     ///
     /// # Cancel safety

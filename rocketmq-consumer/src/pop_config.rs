@@ -28,8 +28,10 @@ pub struct PopConfig {
     pub max_body_bytes: usize,
     /// How long [`receive`](crate::PopConsumer::receive) waits while there is no message, up to 10 min; 0 not at all.
     /// Default 15 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub long_poll: Duration,
     /// How long [`shutdown`](crate::PopConsumer::shutdown) waits for dead letters that are under way. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub shutdown_timeout: Duration,
     /// What goes for any client.
     pub client: ClientConfig,

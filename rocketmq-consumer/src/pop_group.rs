@@ -9,7 +9,11 @@ use rocketmq_common::{
     random::random_u64,
     remote::{Deadline, ResponseCode},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +25,8 @@ pub(crate) struct PopGroup {
     pub(crate) start_at: StartAt,
     pub(crate) is_ordered: bool,
     pub(crate) max_reconsume_times: i32,
+    /// The brokers that do not know `BATCH_ACK_MESSAGE`.
+    pub(crate) without_batches: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl PopGroup {

@@ -1,14 +1,12 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
-    decode::decompress_within,
     handle::{Handle, Stop},
+    option_conflicts::check_client,
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
     report::Report,
-    subscription::wants,
     subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
-    undecodable::is_malformed,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
@@ -47,6 +45,7 @@ pub(crate) struct Popper {
     owns_client: bool,
     /// The client's heartbeats name the group because of this member.
     registered: AtomicBool,
+    runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
     ending: Ending<Result<(), Error>>,
@@ -62,16 +61,10 @@ struct Round {
     failure: Option<Error>,
 }
 
-/// What a broker gave: the messages for the user, and whether there were others.
-#[derive(Debug, Default)]
-struct Taken {
-    messages: Vec<PoppedMessage>,
-    unwanted: bool,
-}
-
 impl Popper {
     pub(crate) async fn start(wiring: Wiring, config: PopConfig) -> Result<Handle<Self>, Error> {
         config.check()?;
+        check_client(wiring.client.is_some(), &config.client)?;
         // What comes again does so by retry topics of the topics themselves, which are popped along with them.
         let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, false).await?;
         let pops = PopGroup {
@@ -79,6 +72,7 @@ impl Popper {
             group,
             start_at: config.start_at,
             is_ordered: config.is_ordered,
+            without_batches: Arc::default(),
             max_reconsume_times: config.max_reconsume_times,
         };
         let report = Report::new(pops.client.clone(), pops.group.clone());
@@ -92,6 +86,7 @@ impl Popper {
             watches: Watches::default(),
             owns_client,
             registered: AtomicBool::new(false),
+            runtime: Runtime::current(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             ending: Ending::new(Runtime::current()),
@@ -142,16 +137,16 @@ impl Popper {
             let rung = bell.borrow_and_update().clone();
             let mut round = Round::default();
             for (target, subscription) in self.targets(rung, &mut round).await {
-                match self.pop(&target, &subscription, max, invisible_ms).await {
-                    Ok(taken) if !taken.messages.is_empty() => {
+                match self.pop(target.clone(), subscription.clone(), max, invisible_ms).await {
+                    Ok(popped) if !popped.is_empty() => {
                         self.report.queue_works(ConditionKind::Pop, &target);
-                        return Ok(taken.messages);
+                        return Ok(popped.claim());
                     }
-                    Ok(taken) => {
+                    Ok(popped) => {
                         self.report.queue_works(ConditionKind::Pop, &target);
                         round.answered = true;
-                        round.unwanted |= taken.unwanted;
-                        if !taken.unwanted && !until.has_passed() {
+                        round.unwanted |= popped.unwanted;
+                        if !popped.unwanted && !until.has_passed() {
                             Watches::watch(self, &target, &subscription);
                         }
                     }
@@ -247,28 +242,9 @@ impl Popper {
         self.resting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes messages of one broker, without waiting for any. What nobody wants is done with, and what came too often is a
-    /// dead letter.
-    async fn pop(
-        &self,
-        target: &MessageQueue,
-        subscription: &SubscriptionData,
-        max: i32,
-        invisible_ms: i64,
-    ) -> Result<Taken, Error> {
-        let mut came = self.pops.pop(target, subscription, max, invisible_ms).await?;
-        let count = came.len();
-        decompress_within(&mut came, |(message, _)| message, usize::MAX, self.config.max_body_bytes).await;
-        let (undecodable, came) = came.into_iter().partition::<Vec<_>, _>(|(message, _)| {
-            is_malformed(message) || message.decode_error().is_some() && wants(subscription, message)
-        });
-        self.pops.fail(&self.tasks, undecodable).await;
-        let wanted = self.pops.keep_wanted(&self.tasks, came, |message| wants(subscription, message)).await;
-        let popped = |(message, kept)| {
-            PoppedMessage::new(self.pops.client.namespace().strip_message(message), kept, self.pops.clone())
-        };
-        let messages: Vec<_> = wanted.into_iter().map(popped).collect();
-        Ok(Taken { unwanted: messages.len() < count, messages })
+    /// Runs a task in the runtime that the consumer was started in.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
@@ -302,11 +278,13 @@ impl Popper {
         self.tasks.close();
         let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
         let messages = if finished { 0 } else { self.tasks.len() };
+        let leaving = deadline.at_least(CLOSING);
         if self.registered.swap(false, Ordering::AcqRel) {
-            self.pops.client.unregister_consumer(&self.pops.group).await;
+            // Goes on in the background where a broker does not answer in time.
+            let _ = timeout_at(leaving.instant(), self.pops.client.unregister_consumer(&self.pops.group)).await;
         }
         if self.owns_client {
-            self.pops.client.shutdown(deadline.at_least(CLOSING)).await;
+            self.pops.client.shutdown(leaving).await;
         }
         tracing::info!(group = %self.pops.group, "pop consumer shut down");
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
@@ -367,5 +345,5 @@ const REST: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
 /// How long nobody listens to the bell after it rang in vain.
 const IN_VAIN: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-/// What closing connections gets even where waiting has used up the time.
+/// How long leaving the group and closing connections get even if waiting has used up the time.
 const CLOSING: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use crate::{
     member::Member,
     outcome::DEAD,
     pop_config::millis,
-    pop_group::{PopGroup, is_passing},
+    pop_group::PopGroup,
     pop_handle::Kept,
     popped_queue::{Hidden, PoppedQueue},
     subscription::wants,
@@ -146,39 +146,7 @@ impl Member {
         if queue.popped.is_none() {
             return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
         }
-        // Not waited for: the next call need not be later for it.
-        let (member, queue, messages) = (self.clone(), queue.clone(), messages.to_vec());
-        self.spawn(async move {
-            let Some(popped) = &queue.popped else { return };
-            for message in &messages {
-                tokio::select! {
-                    () = member.given_up.cancelled() => {}
-                    () = member.acknowledge(popped, message) => {}
-                }
-            }
-        });
-    }
-
-    async fn acknowledge(&self, popped: &PoppedQueue, message: &StoredMessage) {
-        let Some(hidden) = popped.get(message) else { return };
-        let kept = hidden.kept.lock().await;
-        let mut failures = 0;
-        let outcome = loop {
-            match self.pops.ack(&kept).await {
-                Err(error) if is_passing(&error) && failures < MOST_FAILURES && !kept.has_expired() => {
-                    failures += 1;
-                    sleep(BACKOFF.wait(failures, random_u64())).await;
-                }
-                outcome => break outcome,
-            }
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
-                error = &error as &dyn std::error::Error, "done, and may come again"
-            );
-        }
-        popped.remove(message);
+        self.acknowledge_soon(queue, messages);
     }
 
     /// A popped message was not consumed: it comes again after a time, or is a dead letter. Where the broker cannot be
@@ -274,10 +242,7 @@ impl PopGroup {
 
     /// Has a message come again at once. It does so by itself, only later, where the broker cannot be told.
     async fn show(&self, hidden: &Hidden) {
-        let kept = hidden.kept.lock().await;
-        if let Err(error) = self.hide(&kept, AT_ONCE).await {
-            tracing::debug!(handle = %*kept, error = &error as &dyn std::error::Error, "message not given back");
-        }
+        self.make_visible(&*hidden.kept.lock().await).await;
     }
 }
 
@@ -295,9 +260,6 @@ pub(crate) fn delay(level: i32, reconsume_times: i32) -> Duration {
 
 const DELAYS: [u64; 18] = [1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200];
 const FIRST_LEVEL: i32 = 3;
-const MOST_FAILURES: u32 = 3;
-/// Brokers look in steps of a second.
-const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often one looks, in an invisible time, whether it is half over.
 const LOOKS: u32 = 6;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));

@@ -2,11 +2,13 @@ use crate::{
     Error, Filter, Position, PullConsumerBuilder,
     handle::Handle,
     member::Member,
+    polling::Choice,
     pull_once::{Pulled, pull_once},
     source::Sources,
 };
 use rocketmq_common::{Client, MessageQueue, StoredMessage};
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -151,7 +153,21 @@ impl PullConsumer {
     /// # Cancel safety
     /// Once this has been polled the queues are taken and given up, even if the future is dropped.
     pub async fn assign(&self, queues: impl IntoIterator<Item = MessageQueue>) -> Result<(), Error> {
-        self.member().assign(queues.into_iter().collect()).await
+        self.member().assign(Choice { queues: queues.into_iter().collect(), topics: BTreeSet::new() }).await
+    }
+
+    /// Fetches from all queues of these topics from now on, and no others, as
+    /// [`assign`](Self::assign) of their queues; those that appear later are fetched from as well, see
+    /// [`PullConsumerBuilder::assign_all`].
+    ///
+    /// # Errors
+    /// As [`assign`](Self::assign).
+    ///
+    /// # Cancel safety
+    /// As [`assign`](Self::assign).
+    pub async fn assign_all(&self, topics: impl IntoIterator<Item = impl Into<String>>) -> Result<(), Error> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.member().assign(Choice { queues: BTreeSet::new(), topics }).await
     }
 
     /// Subscribes to a topic more, or to one with another filter, as

@@ -35,6 +35,7 @@ pub struct PullConfig {
     pub auto_commit: bool,
     /// How often offsets that follow from polls are recorded. Default 1 s. They are also recorded when a queue goes to
     /// another member, and at the end.
+    #[serde(with = "rocketmq_common::duration")]
     pub commit_interval: Duration,
     /// Where a group without a recorded offset begins. Default [`StartAt::Last`].
     pub start_at: StartAt,
@@ -53,14 +54,18 @@ pub struct PullConfig {
     /// Default 32.
     pub pull_batch: i32,
     /// How long a broker may hold a pull while there is no message. Default 15 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub long_poll: Duration,
     /// How often the queues are shared out anew even if nothing was heard. Default 20 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub rebalance_interval: Duration,
     /// How long a queue that goes to another member waits for the next poll to say that the last one's messages are
     /// done. All members need the same: a member that is given a queue waits as long, and half a second more, before
     /// it fetches from it, unless it is alone. Default 1 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub revoke_timeout: Duration,
     /// How long [`shutdown`](crate::PullConsumer::shutdown) may take. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub shutdown_timeout: Duration,
     /// Where a [broadcast](crate::PullConsumerBuilder::broadcast) consumer keeps its offsets, in
     /// `<client id>/<group>/offsets.json`. Default: `.rocketmq_offsets` in the home directory, as in Java.

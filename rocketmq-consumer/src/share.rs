@@ -25,6 +25,8 @@ use std::{
 /// How the members of a group share queues, and who is told.
 pub(crate) struct Sharing {
     pub(crate) strategy: Arc<dyn AllocateStrategy>,
+    /// The user has chosen the strategy.
+    pub(crate) is_chosen: bool,
     pub(crate) by_broker: bool,
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
@@ -33,7 +35,13 @@ pub(crate) struct Sharing {
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { strategy: Arc::new(Allocate::average()), by_broker: false, told: None, warned: AtomicBool::new(false) }
+        Self {
+            strategy: Arc::new(Allocate::average()),
+            is_chosen: false,
+            by_broker: false,
+            told: None,
+            warned: AtomicBool::new(false),
+        }
     }
 }
 
@@ -204,13 +212,14 @@ fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue], may_po
 macro_rules! sharing_setters {
     () => {
         /// How the members of the group share the queues of a topic: one of [`Allocate`](crate::Allocate), or a strategy of
-        /// your own. All members need the same. Default [`Allocate::average`](crate::Allocate::average). A broadcast
-        /// has nothing to share.
+        /// your own. All members need the same. Default [`Allocate::average`](crate::Allocate::average). An error at
+        /// the start where nothing is shared out: in a broadcast, and with assigned queues.
         ///
         /// # Protocol
         /// Java: `setAllocateMessageQueueStrategy` of `DefaultMQPushConsumer` and `DefaultLitePullConsumer`.
         pub fn allocate(mut self, strategy: impl crate::AllocateStrategy + 'static) -> Self {
             self.manner.sharing.strategy = std::sync::Arc::new(strategy);
+            self.manner.sharing.is_chosen = true;
             self
         }
 

@@ -36,19 +36,18 @@ impl StallWatch {
         }
     }
 
-    /// Polls a listener call; returns how long the poll took as well.
-    fn poll<F: Future>(&self, call: Pin<&mut F>, context: &mut Context<'_>) -> (Poll<F::Output>, Duration) {
-        let began = Instant::now();
-        let polled = if self.is_multi_thread && self.is_blocking.load(Ordering::Relaxed) {
+    fn poll<F: Future>(&self, call: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+        if self.is_multi_thread && self.is_blocking.load(Ordering::Relaxed) {
             block_in_place(|| call.poll(context))
         } else {
             call.poll(context)
-        };
-        let took = began.elapsed();
-        if took >= LONG_POLL && !self.is_blocking.load(Ordering::Relaxed) {
-            self.note_long_poll(took, began + took);
         }
-        (polled, took)
+    }
+
+    fn note(&self, took: Duration, now: Instant) {
+        if took >= LONG_POLL && !self.is_blocking.load(Ordering::Relaxed) {
+            self.note_long_poll(took, now);
+        }
     }
 
     fn note_long_poll(&self, took: Duration, now: Instant) {
@@ -83,22 +82,40 @@ impl LongPolls {
     }
 }
 
-/// How long a worker has occupied its thread since it last gave way to other tasks.
+/// How long a worker has occupied its thread since it last gave way to other tasks. Reads the clock only where a call waits:
+/// a call that is done at once has its beginning and its end measured for the statistics anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     spent: Duration,
+    /// When the last poll of the call began.
+    poll_began: Option<Instant>,
+    /// The call gave way to other tasks itself.
+    has_waited: bool,
 }
 
 impl Turn {
-    /// Awaits a listener call.
-    pub(crate) async fn run<F: Future>(&mut self, watch: &StallWatch, call: F) -> F::Output {
+    /// Awaits a listener call that begins now. [`ended`](Self::ended) has to follow.
+    pub(crate) async fn call<F: Future>(&mut self, watch: &StallWatch, began: Instant, call: F) -> F::Output {
         let mut call = pin!(call);
+        (self.poll_began, self.has_waited) = (Some(began), false);
         poll_fn(|context| {
-            let (polled, took) = watch.poll(call.as_mut(), context);
-            self.spent = if polled.is_pending() { Duration::ZERO } else { self.spent + took };
+            let began = *self.poll_began.get_or_insert_with(Instant::now);
+            let polled = watch.poll(call.as_mut(), context);
+            if polled.is_pending() {
+                let now = Instant::now();
+                watch.note(now.saturating_duration_since(began), now);
+                (self.poll_began, self.has_waited) = (None, true);
+            }
             polled
         })
         .await
+    }
+
+    /// The call has ended.
+    pub(crate) fn ended(&mut self, watch: &StallWatch, now: Instant) {
+        let took = self.poll_began.take().map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        watch.note(took, now);
+        self.spent = if self.has_waited { took } else { self.spent + took };
     }
 
     /// Lets other tasks run if the calls since the last time took long without waiting. A listener that never awaits would
@@ -137,13 +154,18 @@ mod tests {
     #[tokio::test]
     async fn a_turn_ends_after_calls_that_did_not_wait() {
         let watch = StallWatch::new("g".into(), &Runtime::current());
-        let mut turn = Turn { spent: Duration::from_secs(3600) };
-        turn.run(&watch, async {}).await;
-        assert!(turn.spent >= Duration::from_secs(3600), "calls that do not wait add up");
+        let (mut turn, began) = (Turn::default(), Instant::now());
+        let hour = Duration::from_secs(3600);
+        turn.call(&watch, began, async {}).await;
+        turn.ended(&watch, began + hour);
+        turn.call(&watch, began, async {}).await;
+        turn.ended(&watch, began + hour);
+        assert_eq!(turn.spent, 2 * hour, "calls that do not wait add up");
         turn.end().await;
         assert_eq!(turn.spent, Duration::ZERO);
-        turn.spent = Duration::from_secs(3600);
-        turn.run(&watch, yield_now()).await;
-        assert!(turn.spent < Duration::from_secs(3600), "the call gave way to others itself");
+        turn.spent = hour;
+        turn.call(&watch, began, yield_now()).await;
+        turn.ended(&watch, Instant::now());
+        assert!(turn.spent < hour, "the call gave way to others itself");
     }
 }

@@ -16,9 +16,6 @@ pub(crate) type Subscriptions = BTreeMap<Arc<str>, Arc<SubscriptionData>>;
 
 /// The subscriptions by topic, that to the group's retry topic included.
 pub(crate) fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<Subscriptions, Error> {
-    if given.is_empty() {
-        return Err(Error::NoSubscription);
-    }
     let version_ms = now_ms();
     let mut parsed = Subscriptions::new();
     for (topic, filter) in given {
@@ -221,7 +218,6 @@ mod tests {
         let twice = |one, other| parse("g", vec![("t".into(), Filter::tags(one)), ("t".into(), Filter::tags(other))]);
         assert!(matches!(twice("a", "b"), Err(Error::Clash { .. })));
         assert!(twice("a", "a").is_ok());
-        assert!(matches!(parse("g", vec![]), Err(Error::NoSubscription)));
     }
 
     #[test]

@@ -24,12 +24,14 @@ use std::time::Duration;
 #[serde(default, deny_unknown_fields)]
 pub struct ProducerConfig {
     /// The time for one send, all its attempts together. Default 3 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub send_timeout: Duration,
     /// How many more attempts a failed send gets. Default 2. While another broker could take the message, an attempt
     /// gets half of the time that is left, so that a silent broker leaves time for the next one.
     pub retries: u32,
     /// The longest time for one attempt while another one may follow. Default: none but what [`retries`](Self::retries)
     /// says. Java: `sendMsgMaxTimeoutPerRequest`.
+    #[serde(with = "rocketmq_common::duration::option")]
     pub attempt_timeout: Option<Duration>,
     /// The broker's answers that are worth another attempt. Default, as in Java: SYSTEM_ERROR, SYSTEM_BUSY,
     /// SERVICE_NOT_AVAILABLE, NO_PERMISSION, TOPIC_NOT_EXIST, NO_BUYER_ID, NOT_IN_CURRENT_UNIT, GO_AWAY; and
@@ -56,20 +58,24 @@ pub struct ProducerConfig {
     /// How long a message may wait for others to travel with: those of one topic, and of one queue where it is chosen,
     /// go as one batch, each with its own receipt. Default zero, which sends every message by itself. Delayed messages,
     /// those of transactions and those to be compressed go by themselves in any case. Java: `autoBatch`.
+    #[serde(with = "rocketmq_common::duration")]
     pub linger: Duration,
     /// The size from which on such a batch does not wait for more, properties included. Default 32 KiB.
     pub linger_bytes: usize,
     /// How long a [`transaction_checker`](crate::ProducerBuilder::transaction_checker) may take for one message. Then its
     /// future is dropped, and the check counts as [`TransactionState::Unknown`](crate::TransactionState::Unknown).
     /// Default 30 s, after which brokers ask again.
+    #[serde(with = "rocketmq_common::duration")]
     pub transaction_check_timeout: Duration,
     /// How far ahead the time of a timer message may be. Default 3 days, as brokers have it (`timerMaxDelaySec`).
+    #[serde(with = "rocketmq_common::duration")]
     pub max_timer_delay: Duration,
     /// Whether brokers that are slow or fail are avoided for a while. Default: no, as in Java.
     pub fault_tolerance: Option<FaultTolerance>,
     /// The queues a topic gets on each broker when this producer's first message creates it. Default 4.
     pub new_topic_queues: i32,
     /// How long [`shutdown`](crate::Producer::shutdown) waits for sends under way. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub shutdown_timeout: Duration,
     /// What goes for any client.
     pub client: ClientConfig,

@@ -15,7 +15,7 @@ use crate::{
     transaction::{CHECKS_WAITING, answer_checks},
 };
 use rocketmq_common::{
-    Client, Ending, Message, NameServerSource,
+    Client, ClientConfig, Ending, Message, NameServerSource,
     message::names,
     protocol::{SendMessage, Stored},
     random::random_below,
@@ -92,6 +92,10 @@ impl Producer {
         let ProducerBuilder { group, name_servers, client, checker, interceptors, config } = builder;
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         config.check()?;
+        if client.is_some() && config.client != ClientConfig::default() {
+            let message = "is set in the configuration, and the shared client has a configuration of its own";
+            return Err(rocketmq_common::Error::Config { option: "client", message }.into());
+        }
         let owns_client = client.is_none();
         let client = match client {
             Some(client) => client,

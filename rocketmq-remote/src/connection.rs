@@ -39,6 +39,7 @@ use tokio_util::task::TaskTracker;
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionOptions {
     /// Longest time to connect, name look-up included. Default 3 s.
+    #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
     /// Largest frame in either direction, its length word included. Default and maximum 16 MiB.
     pub max_frame_bytes: usize,
@@ -55,6 +56,7 @@ pub struct ConnectionOptions {
     /// requests use themselves does not belong here. Default none.
     pub request_fields: BTreeMap<String, String>,
     /// How long a peer may send nothing while calls expire before the connection is given up. Default 5 s.
+    #[serde(with = "crate::duration")]
     pub silence: Duration,
 }
 
@@ -258,6 +260,12 @@ impl Connection {
         shared.going_away.load(Ordering::Acquire)
             || shared.closing.load(Ordering::Acquire)
             || self.close_cause().is_some()
+    }
+
+    /// Whether calls have timed out, and the peer has sent nothing since they were made: it may be frozen. What does not
+    /// need an answer is not worth waiting for then.
+    pub fn is_unresponsive(&self) -> bool {
+        self.0.shared.unresponsive.load(Ordering::Relaxed)
     }
 
     /// Resolves once the connection has ended.

@@ -26,6 +26,7 @@ mod codec;
 mod command;
 mod connection;
 mod deadline;
+pub mod duration;
 mod error;
 mod fields;
 mod printable;

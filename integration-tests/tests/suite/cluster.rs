@@ -9,7 +9,7 @@ use rocketmq_common::{
     remote::{Connection, ConnectionOptions, Deadline, Json, Processors, ResponseCode},
 };
 use rocketmq_consumer::{PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
-use rocketmq_dev_broker::DevCluster;
+use rocketmq_dev_broker::{DevCluster, RequestCode};
 use rocketmq_integration_tests::real::{JavaProgram, RealCluster};
 use rocketmq_producer::{Producer, ProducerConfig};
 use std::{
@@ -356,6 +356,29 @@ impl Cluster {
         match &self.servers {
             Servers::Embedded(dev) => dev.start_broker(&broker_name(index)).await?,
             Servers::Real { cluster, .. } => cluster.lock().await.start_broker(index).await?,
+        }
+        Ok(())
+    }
+
+    /// Freezes one of several brokers: connections to it are made, but nothing is answered. A dev broker answers the
+    /// requests of a producer no more.
+    pub(crate) async fn freeze_broker_at(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => {
+                for code in [RequestCode::HEART_BEAT, RequestCode::SEND_MESSAGE_V2, RequestCode::UNREGISTER_CLIENT] {
+                    dev.on(code).at_broker(&broker_name(index)).forget();
+                }
+            }
+            Servers::Real { cluster, .. } => cluster.lock().await.freeze_broker(index)?,
+        }
+        Ok(())
+    }
+
+    /// Lets a frozen broker run again.
+    pub(crate) async fn thaw_broker_at(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.clear_faults(),
+            Servers::Real { cluster, .. } => cluster.lock().await.thaw_broker(index)?,
         }
         Ok(())
     }

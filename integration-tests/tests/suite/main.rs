@@ -15,6 +15,7 @@ mod trials;
 mod wait;
 
 mod allocation;
+mod assigned_topics;
 mod batches;
 mod blocking;
 mod broadcast;
@@ -27,8 +28,10 @@ mod consume;
 mod consuming_faults;
 mod control;
 mod corrections;
+mod dead_letters;
 mod delayed;
 mod filters;
+mod frozen;
 mod group;
 mod heartbeats;
 mod interceptors;
@@ -129,6 +132,8 @@ fn scenarios() -> Vec<Scenario> {
         since_5 pushed_pops::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded pushed_pops::an_acknowledgement_that_fails_is_made_again,
+        since_5 pushed_pops::acknowledgements_travel_together,
+        embedded pushed_pops::a_broker_without_batches_gets_single_acknowledgements,
         since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
         since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
@@ -140,6 +145,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping_handles::a_handle_kept_as_text_outlives_its_consumer,
         since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
+        since_5 popping::messages_of_a_dropped_receiver_are_visible_again,
         since_5 popping::what_is_acknowledged_comes_once,
         since_5 popping::a_new_group_gets_the_whole_of_a_young_queue,
         forgetful_since_5 popping::a_new_group_of_an_old_queue_begins_where_it_is_told,
@@ -357,7 +363,12 @@ fn scenarios() -> Vec<Scenario> {
         embedded shutdown::sends_that_do_not_end_are_reported,
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
+        embedded refusals::options_that_would_be_ignored_are_typed_errors,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        changing frozen::sends_do_not_wait_for_a_frozen_broker,
+        both name_server::one_that_knows_nothing_yet_is_not_believed,
+        embedded name_server::sends_to_a_missing_topic_do_not_storm_it,
+        both name_server::a_broker_in_its_place_is_told_as_such,
         embedded undecodable::a_damaged_message_is_a_dead_letter_and_the_others_are_consumed,
         embedded undecodable::a_damaged_message_is_unfinished_until_a_broker_takes_it,
         embedded undecodable::a_damaged_message_is_retried_as_one_that_failed,
@@ -402,6 +413,10 @@ fn scenarios() -> Vec<Scenario> {
         strict conditions::a_group_that_one_broker_knows_is_consumed_there,
         both conditions::unequal_subscriptions_are_one_warning,
         embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
     ]
 }
 

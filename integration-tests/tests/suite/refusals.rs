@@ -3,13 +3,24 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
+    wait::{SOON, eventually},
 };
-use anyhow::{Result, ensure};
-use rocketmq_common::{ClientConfig, Message, MessageError, NameError, message::names::NameKind};
-use rocketmq_consumer::{Filter, PushConfig, PushConsumer};
+use anyhow::{Result, bail, ensure};
+use rocketmq_common::{
+    ClientConfig, Message, MessageError, MessageQueue, NameError, message::names::NameKind, remote::Deadline,
+};
+use rocketmq_consumer::{
+    Allocate, AssignmentChange, Filter, PopConfig, PopConsumer, PullConfig, PullConsumer, PushConfig, PushConsumer,
+};
 use rocketmq_dev_broker::RequestCode;
 use rocketmq_producer::{ClientError, Error, Producer, ProducerConfig};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Cluster) -> Result<()> {
     type Check = fn(&MessageError) -> bool;
@@ -143,6 +154,84 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     let started = group.subscribe(&topic, Filter::all()).listener(inbox.listener()).start().await;
     ensure!(is_too_long(&started, 121), "with a group that is long with its namespace: {started:?}");
     Ok(())
+}
+
+pub(crate) async fn options_that_would_be_ignored_are_typed_errors(cluster: &Cluster) -> Result<()> {
+    use rocketmq_consumer::Error as E;
+    let (topic, name_server, client) = (cluster.topic(1).await?, cluster.name_server(), cluster.client().await?);
+    let option = |what: &str, error: Option<E>| match error {
+        Some(E::Client(ClientError::Config { option, .. })) => Ok(option),
+        other => bail!("{what} came to {other:?}"),
+    };
+    let own = ClientConfig { unit_name: Some("unit".to_owned()), ..Default::default() };
+    let queue = MessageQueue::new(topic.as_str(), "broker-a", 0);
+    let group = || random_name("group");
+    let push = || PushConsumer::builder(group()).name_servers([name_server]).subscribe(&topic, Filter::all());
+    let pull = || PullConsumer::builder(group()).name_servers([name_server]);
+    let listen = || push().listener(Inbox::new().listener());
+
+    let started = pull().subscribe(&topic, Filter::all()).assign_filter(&topic, Filter::tags("a")).start().await;
+    ensure!(option("a filter of no assigned queue", started.err())? == "assign_filter");
+    for (what, started) in [
+        ("assigned", pull().assign([queue.clone()]).allocate(Allocate::by_circle()).start().await.err()),
+        (
+            "broadcast",
+            pull().subscribe(&topic, Filter::all()).broadcast().allocate(Allocate::by_circle()).start().await.err(),
+        ),
+        ("a pushed broadcast", listen().broadcast().allocate(Allocate::average()).start().await.err()),
+    ] {
+        ensure!(option(what, started)? == "allocate", "{what}");
+    }
+    let started = listen().broadcast().allocate_by_broker().start().await;
+    ensure!(option("brokers sharing out a broadcast", started.err())? == "allocate_by_broker");
+    let default = PushConfig::default;
+    for (name, config) in [
+        ("concurrency", PushConfig { concurrency: 3, ..default() }),
+        ("consume_batch", PushConfig { consume_batch: 3, ..default() }),
+        ("consume_timeout", PushConfig { consume_timeout: Duration::from_secs(3), ..default() }),
+        ("suspend_time", PushConfig { suspend_time: Duration::from_secs(3), ..default() }),
+    ] {
+        ensure!(option("a stream", push().config(config).stream().await.err())? == name, "{name}");
+    }
+    let started = listen().config(PushConfig { consume_batch: 3, ..default() }).start().await;
+    ensure!(option("a batch for a listener of single messages", started.err())? == "consume_batch");
+
+    let config = PushConfig { client: own.clone(), ..default() };
+    let started = listen().config(config).client(client.clone()).start().await;
+    ensure!(option("a push consumer on a shared client", started.err())? == "client");
+    let config = PullConfig { client: own.clone(), ..Default::default() };
+    let started = pull().subscribe(&topic, Filter::all()).config(config).client(client.clone()).start().await;
+    ensure!(option("a pull consumer on a shared client", started.err())? == "client");
+    let config = PopConfig { client: own.clone(), ..Default::default() };
+    let started = PopConsumer::builder(group()).subscribe(&topic, Filter::all()).config(config);
+    ensure!(
+        option("a pop consumer on a shared client", started.client(client.clone()).start().await.err())? == "client"
+    );
+    let config = ProducerConfig { client: own, ..Default::default() };
+    let started = Producer::builder(group()).config(config).client(client.clone()).start().await;
+    let is_refused = matches!(started, Err(Error::Client(ClientError::Config { option: "client", .. })));
+    ensure!(is_refused, "a producer on a shared client came to {started:?}");
+    client.shutdown(Deadline::after(Duration::from_secs(1))).await;
+
+    // These are not ignored.
+    let changes = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let changes = changes.clone();
+        move |_: &AssignmentChange| _ = changes.fetch_add(1, Ordering::SeqCst)
+    };
+    let folder = tempfile::tempdir()?;
+    let config = PullConfig { offset_dir: Some(folder.path().to_owned()), ..Default::default() };
+    let assigned = pull().assign([queue]).on_assignment(count()).start().await?;
+    let broadcast = pull().subscribe(&topic, Filter::all()).broadcast().config(config).on_assignment(count());
+    let broadcast = broadcast.start().await?;
+    eventually(SOON, async || {
+        let changes = changes.load(Ordering::SeqCst);
+        ensure!(changes == 2, "{changes} changes were told");
+        Ok(())
+    })
+    .await?;
+    assigned.shutdown().await?;
+    Ok(broadcast.shutdown().await?)
 }
 
 pub(crate) async fn a_topic_that_must_not_be_created_is_a_typed_error(cluster: &Cluster) -> Result<()> {

@@ -23,9 +23,9 @@ impl Client {
     /// # Errors
     /// [`Error::BrokerNotFound`] where no route in use names one.
     pub fn master(&self, broker_name: &str) -> Result<Arc<str>, Error> {
-        let addrs = self.shared().routes.broker_addrs(broker_name);
-        let master = addrs.into_iter().find(|(id, _)| *id == MASTER_ID).map(|(_, addr)| addr);
-        master.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
+        let route = self.shared().routes.of_broker(broker_name);
+        let master = route.as_ref().and_then(|route| route.broker_addrs(broker_name)?.get(&MASTER_ID));
+        master.cloned().ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }
 
     /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic.
@@ -40,8 +40,9 @@ impl Client {
     /// # Errors
     /// [`Error::BrokerNotFound`] where no route in use names any.
     pub fn replica(&self, broker_name: &str, broker_id: i64) -> Result<(Arc<str>, bool), Error> {
-        let addrs = self.shared().routes.broker_addrs(broker_name);
-        let found = addrs.iter().find(|(id, _)| *id == broker_id).or_else(|| addrs.first());
+        let route = self.shared().routes.of_broker(broker_name);
+        let addrs = route.as_ref().and_then(|route| route.broker_addrs(broker_name));
+        let found = addrs.and_then(|addrs| addrs.get_key_value(&broker_id).or_else(|| addrs.first_key_value()));
         let found = found.map(|(id, addr)| (addr.clone(), *id == MASTER_ID));
         found.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }

@@ -4,7 +4,6 @@ use super::{
     Client, Shared, TransactionCheck,
     hedge::HEDGE_DELAY,
     members::{Group, Leaving},
-    until_stopped,
 };
 use crate::{
     ConditionKind, Error,
@@ -12,7 +11,7 @@ use crate::{
     protocol::{ConsumerData, Heartbeat, HeartbeatData, UnregisterClient},
 };
 use rocketmq_remote::{Connection, Deadline, Error as RemoteError, Json};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
@@ -101,8 +100,7 @@ impl Shared {
     /// Has the brokers told which groups were left, on a task that ends with the client.
     fn tell_left(self: &Arc<Self>) -> JoinHandle<()> {
         let shared = self.clone();
-        let telling = async move { shared.unregister_left().await };
-        self.tasks.spawn_on(until_stopped(self.stopped.clone(), telling), &self.runtime)
+        self.tasks.spawn(async move { shared.unregister_left().await })
     }
 
     /// Each broker is told independently of the others, so that one that does not answer delays none of them.
@@ -129,7 +127,8 @@ impl Shared {
                 // again only from a group that is new to it.
                 if let Some(other) = other {
                     shared.unregister(&connection, [Group::Producers(other)]).await;
-                    shared.introduce(&connection).await;
+                    // A failure is logged, and the next heartbeat makes up for it.
+                    let _ = shared.introduce(&connection).await;
                 }
                 drop(unregistering);
             });
@@ -152,7 +151,12 @@ impl Shared {
             Group::Consumers(name) => (None, Some(name)),
         };
         let request = UnregisterClient { client_id: self.id.clone(), producer_group, consumer_group };
-        if let Err(error) = connection.call(&request, (), Deadline::after(self.config.request_timeout)).await {
+        let mut deadline = Deadline::after(self.config.request_timeout);
+        if connection.is_unresponsive() {
+            // A shutdown does not wait for a broker that is frozen.
+            deadline = deadline.at_most(UNRESPONSIVE_TIMEOUT);
+        }
+        if let Err(error) = connection.call(&request, (), deadline).await {
             // The broker forgets us when the connection closes.
             tracing::debug!(addr = %connection.addr(), error = &error as &dyn std::error::Error, "not unregistered");
         }
@@ -166,8 +170,7 @@ impl Shared {
         for addr in self.routes.addresses(self.members.has_consumers()) {
             let shared = self.clone();
             // Not cancelled with the caller, or it would be unknown what the broker made of it.
-            let beat = until_stopped(self.stopped.clone(), async move { shared.beat_at(&addr).await });
-            let beat = self.tasks.spawn(beat);
+            let beat = self.tasks.spawn(async move { shared.beat_at(&addr).await });
             beating.spawn(async move { drop(beat.await) });
         }
         if beating.join_next().await.is_some() {
@@ -180,7 +183,7 @@ impl Shared {
         let _ = self.unregistering.subscribe().wait_for(|addrs| !addrs.contains_key(addr)).await;
         match self.broker(addr, Deadline::after(self.config.request_timeout)).await {
             Ok(connection) => {
-                let gone = self.send_heartbeat(&connection).await;
+                let (gone, _) = self.send_heartbeat(&connection).await;
                 if self.members.leave_again(gone) {
                     drop(self.tell_left());
                 }
@@ -192,10 +195,22 @@ impl Shared {
     }
 
     /// Tells a broker on a fresh connection, which nobody else has yet, who we are.
-    pub(super) async fn introduce(&self, connection: &Connection) {
-        for gone in self.send_heartbeat(connection).await {
+    ///
+    /// # Errors
+    /// Where the broker does not answer: it is frozen, say, and its kernel accepts connections all the same. A refusal is
+    /// an answer.
+    pub(super) async fn introduce(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let (gone, answer) = self.send_heartbeat(connection).await;
+        match answer {
+            Ok(()) => {}
+            Err(RemoteError::TimedOut { addr, .. }) => return Err(RemoteError::NotReady { addr }),
+            Err(error @ RemoteError::Closed { .. }) => return Err(error),
+            Err(_) => {}
+        }
+        for gone in gone {
             self.unregister_at(connection, gone).await;
         }
+        Ok(())
     }
 
     /// Logs a heartbeat that failed, once until one succeeds again.
@@ -220,9 +235,9 @@ impl Shared {
     }
 
     /// Answers the groups it named that have been left meanwhile: the broker may have heard that first.
-    async fn send_heartbeat(&self, connection: &Connection) -> Vec<Group> {
+    async fn send_heartbeat(&self, connection: &Connection) -> (Vec<Group>, Result<(), RemoteError>) {
         if self.members.is_empty() {
-            return Vec::new();
+            return (Vec::new(), Ok(()));
         }
         let (producer_data_set, consumer_data_set) = self.members.heartbeat_data();
         let producers = producer_data_set.iter().map(|data| Group::Producers(data.group_name.as_str().into()));
@@ -237,7 +252,7 @@ impl Shared {
         let deadline = Deadline::after(self.config.request_timeout);
         let answer = connection.call(&Heartbeat {}, Json(data), deadline).await;
         self.heartbeat_ended(connection.addr(), answer.as_ref().err());
-        self.members.left_since(named)
+        (self.members.left_since(named), answer)
     }
 }
 
@@ -266,3 +281,6 @@ impl Drop for Unregistering {
         });
     }
 }
+
+/// How long a broker gets that has left earlier calls unanswered.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_millis(300);

@@ -1,6 +1,6 @@
 //! What operators ask of a consumer, by way of the broker that it is connected to.
 
-use super::{Client, Shared, until_stopped};
+use super::{Client, Shared};
 use crate::{
     MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records},
@@ -160,7 +160,7 @@ fn answer<R, F>(
             }
         }
     };
-    shared.tasks.spawn(until_stopped(shared.stopped.clone(), answering));
+    drop(shared.tasks.spawn(answering));
 }
 
 /// More than operators ask at once.

@@ -88,7 +88,8 @@ async fn a_call_beyond_the_limit_goes_on_while_its_messages_are_given_back() {
     let messages: Vec<_> = records.map(Result::unwrap).collect();
     // A broker that is slower than the call.
     let giving_back = async { over.acquire().await.is_ok() };
-    let call = alone.member.call_within_time(&queue, &messages, giving_back);
+    let mut turn = Turn::default();
+    let call = alone.member.call_within_time(&mut turn, &queue, &messages, giving_back);
     let called = time::timeout(10 * limit, call).await;
     assert!(matches!(called, Ok(Called::GivenBack)), "{called:?}");
 }
@@ -190,7 +191,7 @@ async fn a_blocking_listener_runs_outside_of_the_runtime() {
     });
     let alone = Alone::start(listener, false, PushConfig::default()).await.unwrap();
     let queue = alone.queue();
-    let call = async { alone.member.call(&queue, &messages(1)).await };
+    let call = async { alone.member.call(&mut Turn::default(), &queue, &messages(1)).await };
     let opening = async {
         begun.recv().await.unwrap();
         assert_eq!(queue.calls_on_threads.count(), 1);
@@ -211,7 +212,7 @@ async fn a_blocking_listener_fails_as_an_async_one_does() {
     let alone = Alone::start(listener, false, config).await.unwrap();
     let queue = alone.queue();
     for (count, reason) in [(1, "panic: on purpose"), (2, "not today")] {
-        match alone.member.call(&queue, &messages(count)).await {
+        match alone.member.call(&mut Turn::default(), &queue, &messages(count)).await {
             Called::Failed(failed) => assert_eq!(failed.reason, reason),
             other => panic!("{other:?} for {count} messages"),
         }

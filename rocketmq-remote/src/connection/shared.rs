@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(super) going_away: AtomicBool,
     /// Set by `close`: the writer ends once nothing waits any more.
     pub(super) closing: AtomicBool,
+    /// Calls have expired since the last byte came.
+    pub(super) unresponsive: AtomicBool,
     started: Instant,
     last_read_ms: AtomicU64,
     pub(super) ended: CancellationToken,
@@ -66,6 +68,7 @@ impl Shared {
             earlier_deadline: Notify::new(),
             going_away: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            unresponsive: AtomicBool::new(false),
             started: Instant::now(),
             last_read_ms: AtomicU64::new(0),
             ended: CancellationToken::new(),
@@ -129,6 +132,9 @@ impl Shared {
     pub(super) fn note_read(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_read_ms.store(elapsed, Ordering::Relaxed);
+        if self.unresponsive.load(Ordering::Relaxed) {
+            self.unresponsive.store(false, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn last_read(&self) -> Instant {
