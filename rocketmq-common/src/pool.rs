@@ -135,6 +135,20 @@ impl Pool {
         self.slots().values().filter_map(|slot| slot.usable()).collect()
     }
 
+    /// The addresses that could not be connected to when last tried, and why.
+    pub(crate) fn failing(&self) -> Vec<(Arc<str>, Error)> {
+        let slots = self.slots();
+        let failing = slots.values().filter_map(|slot| {
+            let state = slot.state();
+            state
+                .resting
+                .as_ref()
+                .filter(|_| state.connection.is_none())
+                .map(|(_, error)| (slot.addr.clone(), error.clone()))
+        });
+        failing.collect()
+    }
+
     /// Forgets the addresses that are not wanted any more. Calls in flight on them finish.
     pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) {
         self.slots().retain(|addr, _| wanted(addr));

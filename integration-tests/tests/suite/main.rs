@@ -423,6 +423,10 @@ fn scenarios() -> Vec<Scenario> {
         strict conditions::a_group_that_one_broker_knows_is_consumed_there,
         both conditions::unequal_subscriptions_are_one_warning,
         embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
     ]
 }
 

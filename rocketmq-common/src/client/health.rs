@@ -1,7 +1,7 @@
 //! What a client knows of its own state.
 
 use super::Client;
-use crate::{Health, internal::Conditions};
+use crate::{Condition, ConditionKind, Health, internal::Conditions};
 use std::sync::Arc;
 
 impl Client {
@@ -15,11 +15,17 @@ impl Client {
         let mut connected_brokers: Vec<Arc<str>> = brokers.cloned().collect();
         connected_brokers.sort();
         let last_heartbeat = *shared.last_heartbeat.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut conditions = shared.conditions.current();
+        conditions.extend(shared.pool.failing().into_iter().map(|(addr, error)| Condition {
+            kind: ConditionKind::Connect,
+            subject: addr.to_string(),
+            cause: error.to_string(),
+        }));
         Health {
             connected_brokers,
             last_heartbeat: last_heartbeat.map(|accepted| accepted.elapsed()),
             assigned_queues: None,
-            conditions: shared.conditions.current(),
+            conditions,
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::{Shared, routes::Found};
 use crate::{
-    Error, TopicRoute,
+    ConditionKind, Error, TopicRoute,
+    internal::Conditions,
     message::names::AUTO_CREATE_TOPIC,
     name_server,
     protocol::{GetRoute, LenientJson, TopicRouteData},
@@ -59,9 +60,20 @@ pub(super) async fn refresh_name_servers(shared: Arc<Shared>, resolver: Arc<dyn 
         }
         pause = interval;
         match name_server::ask(&*resolver, shared.config.request_timeout).await {
-            Ok(texts) => shared.replace_name_servers(&texts),
+            Ok(texts) => {
+                shared.replace_name_servers(&texts);
+                if shared.conditions.ends(ConditionKind::NameServers, RESOLVER) {
+                    tracing::info!("the resolver finds name servers again");
+                }
+            }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the name servers stay as they were known");
+                let is_news = shared.conditions.begins(ConditionKind::NameServers, RESOLVER, &error);
+                let error = &error as &dyn std::error::Error;
+                if is_news {
+                    tracing::warn!(error, "the resolver finds no name servers: those known stay in use");
+                } else {
+                    tracing::debug!(error, "the resolver still finds no name servers");
+                }
             }
         }
         sleep(SHORTEST_REFRESH_PAUSE).await;
@@ -158,7 +170,7 @@ impl Shared {
             };
             match answer {
                 Some(Ok((addr, Ok(Some(data))))) => {
-                    self.name_servers.answered(&addr);
+                    self.name_servers_ended(&addr, None);
                     return Ok(data);
                 }
                 Some(Ok((addr, Ok(None)))) => {
@@ -177,11 +189,29 @@ impl Shared {
             }
         }
         if let Some((addr, _)) = missing {
-            self.name_servers.answered(&addr);
+            self.name_servers_ended(&addr, None);
             return Err(Error::TopicNotFound { topic: topic.clone() });
         }
         self.name_servers_wanted.notify_one();
+        if let Some(error) = &last_error {
+            self.name_servers_ended(&asked.join(", "), Some(error));
+        }
         Err(last_error.map_or(Error::ShutDown, |source| Error::NoNameServer { asked, source }))
+    }
+
+    /// Logs that no name server answers, once until one does again.
+    fn name_servers_ended(&self, addr: &str, error: Option<&RemoteError>) {
+        let Some(error) = error else {
+            self.name_servers.answered(addr);
+            if self.conditions.ends(ConditionKind::NameServers, NAME_SERVERS) {
+                tracing::info!(addr, "a name server answers again");
+            }
+            return;
+        };
+        if self.conditions.begins(ConditionKind::NameServers, NAME_SERVERS, error) {
+            let (error, hint) = (error as &dyn std::error::Error, Conditions::hint(None));
+            tracing::warn!(asked = addr, error, hint, "no name server answers: known routes stay in use");
+        }
     }
 
     /// Goes by these name servers from now on. Those that are gone are not asked any more.
@@ -210,5 +240,8 @@ impl Shared {
     }
 }
 
+/// The subjects of conditions.
+const NAME_SERVERS: &str = "all";
+const RESOLVER: &str = "resolver";
 const SHORTEST_REFRESH_PAUSE: Duration = Duration::from_millis(500);
 const FIRST_NAME_SERVER_REFRESH: Duration = Duration::from_secs(10);
