@@ -307,6 +307,16 @@ impl RealCluster {
         self.wait_for_broker(index).await
     }
 
+    /// Freezes a broker by SIGSTOP: it does nothing, while the kernel accepts connections to it.
+    pub fn freeze_broker(&mut self, index: usize) -> Result<()> {
+        self.broker(index)?.signal(Signal::Freeze)
+    }
+
+    /// Lets a frozen broker run again.
+    pub fn thaw_broker(&mut self, index: usize) -> Result<()> {
+        self.broker(index)?.signal(Signal::Thaw)
+    }
+
     /// Ends the name server by SIGKILL and waits until it is gone.
     pub async fn kill_name_server(&mut self) -> Result<()> {
         end(self.ours()?.name_server.as_mut(), Signal::Kill).await

@@ -9,15 +9,21 @@ use std::time::Duration;
 pub struct ClientConfig {
     /// Longest time for one request that is not a send or a pull: routes, offsets, members, heartbeats. At least
     /// 1 ms; default 3 s.
+    #[serde(with = "rocketmq_remote::duration")]
     pub request_timeout: Duration,
     /// How often the routes in use are fetched anew, at least 10 ms. Default 30 s.
+    #[serde(with = "rocketmq_remote::duration")]
     pub route_refresh_interval: Duration,
     /// How often brokers are told that this client lives, at least 10 ms. Default 30 s; they forget a client after 120 s.
+    #[serde(with = "rocketmq_remote::duration")]
     pub heartbeat_interval: Duration,
-    /// How long a name server may leave a look-up unanswered before the next one is asked too. Default 500 ms.
+    /// How long a name server may leave a look-up unanswered before the next one is asked too; and how long the others
+    /// get to contradict one that does not know a topic. At least 1 ms; default 500 ms.
+    #[serde(with = "rocketmq_remote::duration")]
     pub name_server_patience: Duration,
     /// How often a [resolver](crate::resolver) is asked for the addresses of the name servers anew; the first time
     /// after 10 s at the latest. At least 10 ms; default 120 s, as in Java.
+    #[serde(with = "rocketmq_remote::duration")]
     pub name_server_refresh_interval: Duration,
     /// The part of the client id after the `@`. Default: one that is unique in the world, made of the process id and a
     /// random number. Two clients with the same id in a group lose messages, so set it only with care. This and the other
@@ -75,6 +81,7 @@ impl ClientConfig {
         at_least("route_refresh_interval", self.route_refresh_interval, Duration::from_millis(10))?;
         at_least("heartbeat_interval", self.heartbeat_interval, Duration::from_millis(10))?;
         at_least("connection.connect_timeout", self.connection.connect_timeout, Duration::from_millis(1))?;
+        at_least("name_server_patience", self.name_server_patience, Duration::from_millis(1))?;
         at_least("name_server_refresh_interval", self.name_server_refresh_interval, Duration::from_millis(10))?;
         let fits = |name: &str| !name.is_empty() && name.len() <= 255 && !name.contains(char::is_control);
         let names = [
@@ -125,6 +132,9 @@ mod tests {
         assert_eq!(refused(ClientConfig { namespace_v2: name(""), ..default() }), "namespace_v2");
         let too_often = ClientConfig { name_server_refresh_interval: Duration::ZERO, ..default() };
         assert_eq!(refused(too_often), "name_server_refresh_interval");
+        let hasty = ClientConfig { name_server_patience: Duration::ZERO, ..default() };
+        assert_eq!(refused(hasty.clone()), "name_server_patience");
+        assert_eq!(hasty.check().unwrap_err().to_string(), "option name_server_patience is too short");
         let mut fields = default();
         fields.connection.request_fields.insert("zone".to_owned(), String::new());
         assert_eq!(refused(fields), "connection.request_fields");

@@ -18,6 +18,12 @@ pub enum Error {
         /// What is wrong with it.
         message: &'static str,
     },
+    /// The option `name_servers`, or where it comes from, holds no address at all but this text, among others perhaps.
+    #[error("{text:?} in option name_servers is not an address of the form host:port")]
+    NameServerAddress {
+        /// The first text that is no address.
+        text: Arc<str>,
+    },
     /// A topic or group name breaks the rules.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -28,7 +34,7 @@ pub enum Error {
         source: ResolveError,
     },
     /// No name server answered.
-    #[error("no name server answered (asked {})", list(asked))]
+    #[error("no name server answered (asked {}){}", list(asked), not_a_name_server(source))]
     NoNameServer {
         /// The addresses, in the order in which they were asked.
         asked: Vec<Arc<str>>,
@@ -62,7 +68,7 @@ pub enum Error {
     /// A request failed.
     #[error(transparent)]
     Remote(#[from] rocketmq_remote::Error),
-    /// The client has been shut down.
+    /// The client has been shut down, or the runtime in which it was started has ended.
     #[error("the client has been shut down")]
     ShutDown,
 }
@@ -77,6 +83,7 @@ impl Error {
             | Self::BrokerNotFound { .. }
             | Self::TooManyRequests { .. } => true,
             Self::Config { .. }
+            | Self::NameServerAddress { .. }
             | Self::Name(_)
             | Self::TopicNotFound { .. }
             | Self::UnreadableReply { .. }
@@ -112,6 +119,15 @@ pub enum UnreadableReply {
     /// The body cannot be decompressed.
     #[error(transparent)]
     Corrupt(#[from] CorruptRecord),
+}
+
+/// Brokers do not know the requests of name servers.
+fn not_a_name_server(error: &rocketmq_remote::Error) -> &'static str {
+    if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) {
+        ": what answers there is not a name server but perhaps a broker; name servers usually listen on port 9876"
+    } else {
+        ""
+    }
 }
 
 fn list(addresses: &[Arc<str>]) -> String {

@@ -2,7 +2,14 @@
 //! holds connections.
 //!
 //! [`Client`] is the way in: one cluster, its routes, its connections, its heartbeats, and the typed calls. [`Message`]
-//! is what is sent, [`StoredMessage`] what is received. [`protocol`] has every request beside its reply.
+//! is what is sent, [`StoredMessage`] what is received. [`protocol`] has every request beside its reply, [`remote`] the layer
+//! below. [`ClientConfig`] has the options, [`duration`] reads and writes those that are times, [`resolver`] finds name
+//! servers, [`Namespace`] wraps names, [`compress`] has the codecs, [`pop`] the receipt handles.
+//!
+//! Features: `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library and is needed to compress only.
+//! Applications want `rocketmq-producer` and `rocketmq-consumer`, which have the examples.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // message layer
 pub mod compress;
@@ -13,6 +20,7 @@ mod client;
 mod config;
 mod ending;
 mod error;
+mod health;
 mod identity;
 #[doc(hidden)]
 pub mod internal;
@@ -25,6 +33,7 @@ pub mod random;
 pub mod resolver;
 mod retry;
 mod route;
+mod tasks;
 mod ticks;
 mod unwind;
 
@@ -32,11 +41,13 @@ pub use client::{Client, ConsumingDirectly, ExpectedReply, Operated, Refusal, Tr
 pub use config::ClientConfig;
 pub use ending::Ending;
 pub use error::{Error, UnreadableReply};
+pub use health::{Condition, ConditionKind, Health};
 pub use message::{Message, MessageError, MessageQueue, NameError, StoredMessage};
 pub use name_server::NameServerSource;
 pub use namespace::{Namespace, strip_any_namespace};
 pub use retry::Backoff;
 pub use rocketmq_remote as remote;
+pub use rocketmq_remote::duration;
 pub use route::TopicRoute;
 pub use ticks::ticks;
 pub use unwind::unwinding;

@@ -2,7 +2,10 @@
 
 pub mod batch;
 mod error;
+mod forward;
 pub mod id;
+#[cfg(feature = "json")]
+mod json_body;
 pub mod layout;
 pub mod names;
 pub mod properties;
@@ -74,10 +77,22 @@ impl Message {
         }
     }
 
-    /// Sets the tag, by which consumers filter.
+    /// Gives it another topic.
     #[must_use]
-    pub fn tag(self, tag: impl AsRef<str>) -> Self {
-        self.system(property::TAGS, tag.as_ref())
+    pub fn with_topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = topic.into();
+        self
+    }
+
+    /// Sets the tag, by which consumers filter. One with a `|` in it or with a blank at an end is an error when the
+    /// message is sent: filters divide and trim what they name, so they could not name it.
+    #[must_use]
+    pub fn tag(mut self, tag: impl AsRef<str>) -> Self {
+        let tag = tag.as_ref();
+        if tag.contains('|') || (tag.trim() != tag && !tag.trim().is_empty()) {
+            self.note(MessageError::Tag { tag: tag.to_owned() });
+        }
+        self.system(property::TAGS, tag)
     }
 
     /// Adds an index key, by which brokers find the message. A key with a space in it is two keys.
@@ -446,6 +461,11 @@ mod tests {
         {
             assert!(matches!(problem(blank), MessageError::BlankProperty { .. }));
         }
+        for tag in ["a|b", "a||b", " a", "a\t"] {
+            let refused = message().tag(tag).validate(9);
+            assert_eq!(refused, Err(MessageError::Tag { tag: tag.to_owned() }));
+        }
+        assert_eq!(message().tag("a b").validate(9), Ok(()));
         for split in [message().property("a\u{1}", "v"), message().tag("v\u{2}"), message().keys(["a", "b\u{1}"])] {
             assert!(matches!(problem(split), MessageError::SeparatorInProperty { .. }));
         }

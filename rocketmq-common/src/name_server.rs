@@ -3,6 +3,7 @@ use crate::{
     resolver::{Environment, NameServerResolver, ResolveError},
     unwinding,
 };
+use rocketmq_remote::printable;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard},
@@ -98,20 +99,30 @@ pub(crate) fn namespace_of(texts: &[String]) -> Namespace {
         let has_two_words = rest.get(1..rest.len().saturating_sub(1)).is_some_and(|middle| middle.contains('_'));
         if is_instance && has_two_words { Namespace::new(instance).ok() } else { None }
     };
-    let mut parts = texts.iter().flat_map(|text| text.split([';', ','])).map(str::trim);
-    parts.find_map(namespace).unwrap_or_default()
+    parts(texts).find_map(namespace).unwrap_or_default()
+}
+
+/// Why there is no address in `texts`.
+fn no_address(texts: &[String]) -> Error {
+    match parts(texts).next() {
+        Some(text) => Error::NameServerAddress { text: printable(text).into() },
+        None => Error::Config { option: OPTION, message: "holds no address of the form host:port" },
+    }
+}
+
+fn parts(texts: &[String]) -> impl Iterator<Item = &str> {
+    texts.iter().flat_map(|text| text.split([';', ','])).map(str::trim).filter(|part| !part.is_empty())
 }
 
 /// The addresses in `texts`. What is none is passed over.
 fn addresses(texts: &[String]) -> impl Iterator<Item = &str> {
-    let parts = texts.iter().flat_map(|text| text.split([';', ','])).map(str::trim).filter(|part| !part.is_empty());
-    parts.filter_map(|part| {
+    parts(texts).filter_map(|part| {
         let addr = match part.strip_prefix("http://") {
             Some(rest) => rest.rsplit('/').next().unwrap_or(rest),
             None => part,
         };
         if !is_address(addr) {
-            tracing::warn!(addr = part, "no address of a name server");
+            tracing::warn!(text = %printable(part), "not an address of a name server, ignored");
             return None;
         }
         Some(addr)
@@ -143,10 +154,10 @@ impl NameServers {
     /// begin with the same one.
     ///
     /// # Errors
-    /// [`Error::Config`] where there is none.
+    /// [`Error::NameServerAddress`] or [`Error::Config`] where there is none.
     pub(crate) fn new(texts: &[String], first: usize) -> Result<Self, Error> {
         let addrs = distinct(texts);
-        let current = first.checked_rem(addrs.len()).ok_or(NO_ADDRESS)?;
+        let current = first.checked_rem(addrs.len()).ok_or_else(|| no_address(texts))?;
         Ok(Self(Mutex::new(State { addrs, current })))
     }
 
@@ -202,7 +213,6 @@ fn distinct(texts: &[String]) -> Vec<Arc<str>> {
 }
 
 const OPTION: &str = "name_servers";
-const NO_ADDRESS: Error = Error::Config { option: OPTION, message: "holds no address of the form host:port" };
 /// More than that nobody runs: an answer that says so is not believed to its end.
 const MAX_ADDRESSES: usize = 256;
 
@@ -229,8 +239,13 @@ mod tests {
 
     #[test]
     fn no_address_is_an_error() {
-        for texts in [&[][..], &[" ; ,"], &["host"], &["host:0", "host:65536", "a b:1", "<html>:1"]] {
+        for texts in [&[][..], &[" ; ,"]] {
             assert!(matches!(servers(texts), Err(Error::Config { option: "name_servers", .. })), "{texts:?}");
+        }
+        for texts in [&["host"][..], &[";host:0", "host:65536", "a b:1", "<html>:1"], &["x\u{1b}:1"]] {
+            let text = texts[0].trim_start_matches(';').replace('\u{1b}', "\\u{1b}");
+            let error = servers(texts).unwrap_err();
+            assert!(matches!(&error, Error::NameServerAddress { text: named } if **named == *text), "{error:?}");
         }
     }
 

@@ -21,7 +21,10 @@ mod transaction;
 pub use assignment::{
     Assignment, Assignments, MemberOfGroup, QueryAssignment, RequestMode, RequestModeOfGroup, SetRequestMode,
 };
-pub use group::{ConsumerIds, GetConsumerList, NotifyConsumerIdsChanged};
+pub use group::{
+    ConsumerConnection, ConsumerConnections, ConsumerIds, GetConsumerConnections, GetConsumerList, KnownSubscription,
+    NotifyConsumerIdsChanged,
+};
 pub use heartbeat::{
     CheckClientConfig, ClientConfigToCheck, ConsumeFrom, ConsumeType, ConsumerData, ExpressionType, Heartbeat,
     HeartbeatData, MessageModel, ProducerData, SubscriptionData, UnregisterClient,

@@ -1,7 +1,10 @@
+mod limits;
+
 use crate::{
     MessageQueue,
     protocol::{MASTER_ID, Permission, QueueData, QueueMapping, TopicRouteData},
 };
+use limits::{Limits, MAX_BROKERS, MAX_QUEUES_OF_TOPIC, MAX_REPLICAS, QueueList};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -17,6 +20,8 @@ pub struct TopicRoute {
     brokers: BTreeMap<Arc<str>, BTreeMap<i64, Arc<str>>>,
     /// The brokers that have the queues of a static topic, by number, under each name that stands for all brokers.
     owners: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Of a provisional route: the generation of the route that it was made after.
+    template_generation: Option<u64>,
     data: TopicRouteData,
 }
 
@@ -32,32 +37,31 @@ impl TopicRoute {
     /// # Protocol
     /// Java: `MQClientInstance.topicRouteData2TopicPublishInfo`, `topicRouteData2TopicSubscribeInfo`.
     pub fn new(topic: Arc<str>, generation: u64, data: TopicRouteData) -> Self {
+        let limits = Limits::new(&topic);
         let brokers: BTreeMap<Arc<str>, BTreeMap<i64, Arc<str>>> = data
             .broker_datas
             .iter()
+            .filter(|broker| limits.is_name(&broker.broker_name))
+            .take(limits.at_most(data.broker_datas.len(), MAX_BROKERS))
             .map(|broker| {
-                let addrs = broker.broker_addrs.iter().map(|(id, addr)| (*id, Arc::from(addr.as_str()))).collect();
+                let replicas = limits.at_most(broker.broker_addrs.len(), MAX_REPLICAS);
+                let addrs = broker.broker_addrs.iter().filter(|(_, addr)| limits.is_name(addr)).take(replicas);
+                let addrs = addrs.map(|(id, addr)| (*id, Arc::from(addr.as_str()))).collect();
                 (Arc::from(broker.broker_name.as_str()), addrs)
             })
             .collect();
         let has_master = |name: &str| brokers.get(name).is_some_and(|addrs| addrs.contains_key(&MASTER_ID));
         let mut sorted: Vec<&QueueData> = data.queue_datas.iter().collect();
+        sorted.retain(|queue| limits.is_name(&queue.broker_name));
         sorted.sort_by(|one, other| one.broker_name.encode_utf16().cmp(other.broker_name.encode_utf16()));
         let queues = |count: fn(&QueueData) -> i32, usable: &dyn Fn(&QueueData) -> bool| {
-            let queues_of = |queue: &&QueueData| {
-                let broker_name: Arc<str> = queue.broker_name.as_str().into();
-                let topic = topic.clone();
-                // A broker that claims more queues than any can have is not believed.
-                let count = count(queue).clamp(0, MAX_QUEUES);
-                (0..count).map(move |queue_id| MessageQueue {
-                    topic: topic.clone(),
-                    broker_name: broker_name.clone(),
-                    queue_id,
-                })
-            };
-            sorted.iter().copied().filter(|queue| usable(queue)).flat_map(|queue| queues_of(&queue)).collect()
+            let mut queues = QueueList::new(&topic, &limits);
+            for queue in sorted.iter().filter(|queue| usable(queue)) {
+                queues.add(&queue.broker_name, count(queue));
+            }
+            queues.into_queues()
         };
-        let owners = owners(&data);
+        let owners = owners(&data, &limits);
         let mut logical: Vec<MessageQueue> = Vec::new();
         for (broker_name, owners) in &owners {
             let queue = |queue_id| MessageQueue { topic: topic.clone(), broker_name: broker_name.clone(), queue_id };
@@ -65,18 +69,20 @@ impl TopicRoute {
         }
         // By their numbers, as in Java, whatever the scope.
         logical.sort_by_key(|queue| queue.queue_id);
-        let write_queues = match ordered_queues(&topic, data.order_topic_conf.as_deref()) {
+        let write_queues = match ordered_queues(&topic, data.order_topic_conf.as_deref(), &limits) {
             Some(ordered) => ordered,
             None if !logical.is_empty() => logical.clone(),
             None => queues(|queue| queue.write_queue_nums, &|queue| {
                 Permission::is_writable(queue.perm) && has_master(&queue.broker_name)
             }),
         };
-        let read_queues = match logical.is_empty() {
-            true => queues(|queue| queue.read_queue_nums, &|queue| Permission::is_readable(queue.perm)),
-            false => logical,
+        let read_queues = if logical.is_empty() {
+            queues(|queue| queue.read_queue_nums, &|queue| Permission::is_readable(queue.perm))
+        } else {
+            logical
         };
-        Self { topic, generation, write_queues, read_queues, brokers, owners, data }
+        limits.warn();
+        Self { topic, generation, write_queues, read_queues, brokers, owners, template_generation: None, data }
     }
 
     /// The route a topic that does not exist yet will have once a first send creates it after the template topic.
@@ -88,7 +94,12 @@ impl TopicRoute {
             queue.read_queue_nums = count;
             queue.write_queue_nums = count;
         }
-        Self::new(topic, generation, data)
+        Self { template_generation: Some(self.generation), ..Self::new(topic, generation, data) }
+    }
+
+    /// Of a provisional route, of a topic that does not exist yet: the generation of the route that it was made after.
+    pub(crate) fn template_generation(&self) -> Option<u64> {
+        self.template_generation
     }
 
     /// The topic.
@@ -145,41 +156,50 @@ impl TopicRoute {
 ///
 /// # Protocol
 /// Java: `ClientMetadata.topicRouteData2EndpointsForStaticTopic`.
-fn owners(data: &TopicRouteData) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+fn owners(data: &TopicRouteData, limits: &Limits<'_>) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
     let mut scopes: BTreeMap<&str, Vec<&QueueMapping>> = BTreeMap::new();
     for mapping in data.topic_queue_mapping_by_broker.iter().flat_map(BTreeMap::values) {
-        let scope = if mapping.scope.is_empty() { GLOBAL_SCOPE } else { &mapping.scope };
-        scopes.entry(scope).or_default().push(mapping);
+        if limits.is_name(&mapping.scope) && limits.is_name(&mapping.broker_name) {
+            let scope = if mapping.scope.is_empty() { GLOBAL_SCOPE } else { &mapping.scope };
+            scopes.entry(scope).or_default().push(mapping);
+        }
     }
-    let owners_of = |(scope, mappings): (&str, Vec<&QueueMapping>)| {
-        let total = mappings.iter().map(|mapping| mapping.total_queues).max().unwrap_or(0);
-        let owner = |queue_id| {
-            let claims = mappings.iter().filter(|mapping| mapping.curr_id_map.contains_key(&queue_id));
-            claims.max_by_key(|mapping| mapping.epoch).map_or(NOBODY, |mapping| &mapping.broker_name).into()
-        };
+    let (mut left, nobody) = (MAX_QUEUES_OF_TOPIC, Arc::<str>::from(NOBODY));
+    let mut owners = BTreeMap::new();
+    for (scope, mappings) in scopes {
+        let claimed = mappings.iter().map(|mapping| mapping.total_queues).max().unwrap_or(0);
+        let total = limits.queues(claimed, &mut left);
+        // By queue: the epoch of the claim that counts so far, and who makes it.
+        let mut claims: Vec<Option<(i64, Arc<str>)>> = vec![None; total];
+        for mapping in mappings {
+            let broker_name: Arc<str> = mapping.broker_name.as_str().into();
+            for queue_id in mapping.curr_id_map.keys() {
+                let claim = usize::try_from(*queue_id).ok().and_then(|queue_id| claims.get_mut(queue_id));
+                let Some(claim) = claim else { continue };
+                if claim.as_ref().is_none_or(|(epoch, _)| mapping.epoch >= *epoch) {
+                    *claim = Some((mapping.epoch, broker_name.clone()));
+                }
+            }
+        }
         let name = if scope == GLOBAL_SCOPE { "__syslo__global__".to_owned() } else { format!("__syslo__{scope}") };
-        (name.into(), (0..total.clamp(0, MAX_QUEUES)).map(owner).collect())
-    };
-    scopes.into_iter().map(owners_of).collect()
+        let of_queue = |claim: Option<(i64, Arc<str>)>| claim.map_or_else(|| nobody.clone(), |(_, owner)| owner);
+        owners.insert(name.into(), claims.into_iter().map(of_queue).collect());
+    }
+    owners
 }
 
 /// `broker-a:4;broker-b:4`: the queues of an order topic, in the order the operator gave.
-fn ordered_queues(topic: &Arc<str>, conf: Option<&str>) -> Option<Vec<MessageQueue>> {
+fn ordered_queues(topic: &Arc<str>, conf: Option<&str>, limits: &Limits<'_>) -> Option<Vec<MessageQueue>> {
     let conf = conf.filter(|conf| !conf.is_empty())?;
-    let mut queues = Vec::new();
+    let mut queues = QueueList::new(topic, limits);
     for (broker_name, count) in conf.split(';').filter_map(|item| item.split_once(':')) {
-        let broker_name: Arc<str> = broker_name.into();
-        let count = count.trim().parse().unwrap_or(0).clamp(0, MAX_QUEUES);
-        queues.extend((0..count).map(|queue_id| MessageQueue {
-            topic: topic.clone(),
-            broker_name: broker_name.clone(),
-            queue_id,
-        }));
+        if limits.is_name(broker_name) {
+            queues.add(broker_name, count.trim().parse().unwrap_or(0));
+        }
     }
-    Some(queues)
+    Some(queues.into_queues())
 }
 
-const MAX_QUEUES: i32 = 65_536;
 const GLOBAL_SCOPE: &str = "__global__";
 /// Has the queues of a static topic that no broker has.
 const NOBODY: &str = "__syslo__none__";
@@ -272,5 +292,60 @@ mod tests {
         let route = TopicRoute::new("t".into(), 1, data);
         assert_eq!(route.write_queues().len(), 65_536);
         assert!(route.read_queues().is_empty());
+    }
+
+    #[test]
+    fn absurd_queue_counts_are_not_believed_in_total() {
+        let one = data();
+        let many = |number: usize| QueueData {
+            broker_name: format!("b{number}"),
+            read_queue_nums: i32::MAX,
+            write_queue_nums: i32::MAX,
+            ..one.queue_datas[0].clone()
+        };
+        let broker = |number: usize| BrokerData {
+            broker_name: format!("b{number}"),
+            broker_addrs: [(MASTER_ID, "b:1".to_owned())].into(),
+            ..BrokerData::default()
+        };
+        let queue_datas: Vec<_> = (0..10_000).map(many).collect();
+        let broker_datas: Vec<_> = (0..10_000).map(broker).collect();
+        let order_topic_conf = Some("b1:2147483647;".repeat(10_000));
+        let data = TopicRouteData { queue_datas, broker_datas, ..TopicRouteData::default() };
+        let route = TopicRoute::new("t".into(), 1, data.clone());
+        assert_eq!([route.write_queues().len(), route.read_queues().len()], [MAX_QUEUES_OF_TOPIC; 2]);
+        assert_eq!(route.brokers().count(), MAX_BROKERS);
+        let route = TopicRoute::new("t".into(), 1, TopicRouteData { order_topic_conf, ..data });
+        assert_eq!(route.write_queues().len(), MAX_QUEUES_OF_TOPIC);
+    }
+
+    #[test]
+    fn absurd_static_topics_take_time_and_memory_within_limits() {
+        // With a search per queue over all mappings, this would take hours.
+        let mapping = |number: usize| QueueMapping {
+            scope: format!("s{}", number % 1000),
+            total_queues: i32::MAX,
+            broker_name: format!("b{number}"),
+            curr_id_map: [(i32::MAX, 0), (-1, 0), (0, 0)].into(),
+            ..QueueMapping::default()
+        };
+        let mappings = (0..100_000).map(|number| (format!("b{number}"), mapping(number))).collect();
+        let data = TopicRouteData { topic_queue_mapping_by_broker: Some(mappings), ..data() };
+        let route = TopicRoute::new("t".into(), 1, data);
+        assert_eq!(route.read_queues().len(), MAX_QUEUES_OF_TOPIC);
+    }
+
+    #[test]
+    fn names_and_addresses_that_cannot_be_are_left_out() {
+        let mut data = data();
+        data.queue_datas[0].broker_name = "c\nERROR".into();
+        data.broker_datas[0].broker_addrs.insert(1, "a:1\u{1b}[2J".into());
+        data.broker_datas[1].broker_name = "b".repeat(300);
+        data.order_topic_conf = Some("a:1;x\r:1".into());
+        let route = TopicRoute::new("t".into(), 1, data);
+        assert_eq!(names(route.write_queues()), ["a0"]);
+        assert_eq!(names(route.read_queues()), ["a0", "a1", "b0", "b1", "d0", "d1"]);
+        assert_eq!(route.broker_addrs("a").unwrap().keys().copied().collect::<Vec<_>>(), [0]);
+        assert_eq!(route.brokers().map(|(name, _)| &**name).collect::<Vec<_>>(), ["a", "c", "d"]);
     }
 }

@@ -1,17 +1,19 @@
 use crate::{
     hold::Hold,
+    listener_threads::CallsOnThreads,
     polled_queue::PolledQueue,
     popped_queue::PoppedQueue,
     process_queue::{Limits, ProcessQueue},
     statistics::QueueMeter,
     suspension::Suspension,
+    undecodable::is_alone,
 };
 use rocketmq_common::{MessageQueue, StoredMessage, protocol::SubscriptionData, remote::Connection};
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -46,6 +48,9 @@ pub(crate) struct AssignedQueue {
     /// Somebody waits until there are none.
     awaited: AtomicBool,
     none_in_hand: Notify,
+    /// When the last message that was pulled had been stored, in milliseconds since 1970; below 0 before the first.
+    stored_ms: AtomicI64,
+    pub(crate) calls_on_threads: CallsOnThreads,
     /// The offset that is known to be recorded.
     recorded: Mutex<Option<i64>>,
     /// Where an operator has the group go on, as long as that is not recorded.
@@ -130,6 +135,8 @@ impl AssignedQueue {
             in_hand: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             none_in_hand: Notify::new(),
+            stored_ms: AtomicI64::new(-1),
+            calls_on_threads: CallsOnThreads::default(),
             recorded: Mutex::new(None),
             told: Mutex::default(),
             keeper: Mutex::default(),
@@ -288,6 +295,16 @@ impl AssignedQueue {
         }
     }
 
+    /// A message was pulled that the broker had stored at this time, in milliseconds since 1970.
+    pub(crate) fn note_stored(&self, millis: i64) {
+        self.stored_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// When the last message that was pulled had been stored, in milliseconds since 1970; `None` before the first.
+    pub(crate) fn stored_ms(&self) -> Option<i64> {
+        Some(self.stored_ms.load(Ordering::Relaxed)).filter(|millis| *millis >= 0)
+    }
+
     /// Offsets of the queue are kept at this broker's address now. What is recorded elsewhere does not count.
     pub(crate) fn kept_at(&self, keeper: Arc<str>) {
         let mut known = self.keeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -414,12 +431,19 @@ impl Order {
         }
     }
 
-    /// Up to `max` messages of this epoch; those of earlier ones are dropped.
+    /// Up to `max` messages of this epoch; those of earlier ones are dropped. One that cannot be decoded comes alone.
     pub(crate) fn take(&self, epoch: u32, max: usize) -> Vec<StoredMessage> {
         let mut waiting = self.waiting();
         let mut taken = Vec::with_capacity(max.min(waiting.len()));
         while taken.len() < max {
             match waiting.pop_front() {
+                Some(next) if next.epoch == epoch && is_alone(&next.message) => {
+                    match taken.is_empty() {
+                        true => taken.push(next.message),
+                        false => waiting.push_front(next),
+                    }
+                    break;
+                }
                 Some(next) if next.epoch == epoch => taken.push(next.message),
                 Some(next) if next.epoch > epoch => {
                     waiting.push_front(next);

@@ -2,6 +2,7 @@ use crate::{
     ConsumeInterceptor, Error, IntoOutcome, MessageStream, PushConfig, PushConsumer,
     listener::Listener,
     member::Manner,
+    option_conflicts::{check_listener, check_stream},
     share::sharing_setters,
     wiring::{Wiring, manner_setters, wiring_setters},
 };
@@ -28,6 +29,13 @@ impl PushConsumerBuilder {
     /// What to do with each message. `Ok` means done; after `Err`, and after a panic, the message comes again later; an
     /// [`Outcome`](crate::Outcome) can say more. Up to [`concurrency`](PushConfig::concurrency) calls run at once, in no
     /// order.
+    ///
+    /// The listener runs on threads of the async runtime, so it must not block them: no blocking I/O, no
+    /// `std::thread::sleep`, no long computations between two `.await`s. While it blocks a thread, nothing else runs there:
+    /// heartbeats, commits, timers and tasks of yours are late, and with as many calls at once as the runtime has threads
+    /// they stand still. Code that blocks goes into a [`blocking_listener`](Self::blocking_listener), or into
+    /// `tokio::task::spawn_blocking`. A listener that blocks for a second in all within a minute is logged once, at WARN;
+    /// from then on a multi-threaded runtime has other threads take over while a call blocks.
     pub fn listener<F, C>(mut self, listener: F) -> Self
     where
         F: Fn(StoredMessage) -> C + Send + Sync + 'static,
@@ -45,6 +53,70 @@ impl PushConsumerBuilder {
         C: Future<Output: IntoOutcome> + Send + 'static,
     {
         self.manner.listener = Some(Listener::many(false, listener));
+        self
+    }
+
+    /// As [`listener`](Self::listener), for a plain function, which may block: each call runs on a thread of its own,
+    /// outside of the async runtime. There are as many threads as calls at once, up to
+    /// [`concurrency`](PushConfig::concurrency); idle ones end after 10 s. `Handle::current()` is the runtime the consumer
+    /// was started in.
+    ///
+    /// A thread cannot be interrupted: a call that is under way when [`shutdown`](crate::PushConsumer::shutdown) runs out
+    /// of time is reported as unfinished and runs to its end, or to that of the process, but its outcome no longer counts.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
+    /// use rocketmq_consumer::{Filter, PushConsumer, StoredMessage};
+    ///
+    /// let consumer = PushConsumer::builder("archive").name_servers(["127.0.0.1:9876"])
+    ///     .subscribe("order-created", Filter::all())
+    ///     .blocking_listener(|message: StoredMessage| {
+    ///         std::fs::write(format!("/archive/{}", message.message_id()), message.body())
+    ///     })
+    ///     .start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn blocking_listener<F, O>(mut self, listener: F) -> Self
+    where
+        F: Fn(StoredMessage) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        self.manner.listener = Some(Listener::blocking_one(false, listener));
+        self
+    }
+
+    /// As [`blocking_listener`](Self::blocking_listener), up to [`consume_batch`](PushConfig::consume_batch) messages a
+    /// call, with outcomes as of a [`batch_listener`](Self::batch_listener).
+    pub fn blocking_batch_listener<F, O>(mut self, listener: F) -> Self
+    where
+        F: Fn(Vec<StoredMessage>) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        self.manner.listener = Some(Listener::blocking_many(false, listener));
+        self
+    }
+
+    /// As [`ordered_listener`](Self::ordered_listener), for a plain function, which may block; it runs as a
+    /// [`blocking_listener`](Self::blocking_listener) does. The lock of a queue whose call outlasts a shutdown is not given
+    /// up: it expires at the broker a minute after it was last renewed.
+    pub fn ordered_blocking_listener<F, O>(mut self, listener: F) -> Self
+    where
+        F: Fn(StoredMessage) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        self.manner.listener = Some(Listener::blocking_one(true, listener));
+        self
+    }
+
+    /// As [`ordered_blocking_listener`](Self::ordered_blocking_listener), up to
+    /// [`consume_batch`](PushConfig::consume_batch) messages a call, in order. Only those that failed come again.
+    pub fn ordered_blocking_batch_listener<F, O>(mut self, listener: F) -> Self
+    where
+        F: Fn(Vec<StoredMessage>) -> O + Send + Sync + 'static,
+        O: IntoOutcome,
+    {
+        self.manner.listener = Some(Listener::blocking_many(true, listener));
         self
     }
 
@@ -94,7 +166,9 @@ impl PushConsumerBuilder {
     ///
     /// The file belongs to a client id. So the default of [`instance_name`](rocketmq_common::ClientConfig::instance_name)
     /// is here `DEFAULT`, which stays the same over restarts, and a second member of the group on the same machine needs
-    /// a name of its own, or both overwrite each other's file.
+    /// a name of its own, or both overwrite each other's file. On a [shared client](Self::client), whose id is another
+    /// one after each restart unless it has an `instance_name`, it needs that name, or an
+    /// [`offset_store`](Self::offset_store): [`start`](Self::start) refuses it otherwise.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), rocketmq_consumer::Error> {
@@ -132,15 +206,15 @@ impl PushConsumerBuilder {
     ///
     /// # Errors
     /// [`Error::NoListener`], [`Error::NoSubscription`], [`Error::Clash`], [`Error::Filter`] for what is missing or
-    /// wrong; [`Error::Client`] for a bad name or option, and where no name server answers within the request timeout.
-    /// A topic that does not exist yet is no error: it is consumed once it does.
+    /// wrong; [`Error::Client`] for a bad name or option, for an option that another one would make the consumer ignore,
+    /// and where no name server answers within the request timeout. A topic that does not exist
+    /// yet is no error: it is consumed once it does.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn start(self) -> Result<PushConsumer, Error> {
-        if self.manner.listener.is_none() {
-            return Err(Error::NoListener);
-        }
+        let listener = self.manner.listener.as_ref().ok_or(Error::NoListener)?;
+        check_listener(&self.manner.config, listener)?;
         PushConsumer::start(self.wiring, self.manner).await
     }
 
@@ -162,7 +236,8 @@ impl PushConsumerBuilder {
     /// ```
     ///
     /// # Errors
-    /// As [`start`](Self::start); [`Error::Client`] where there is a listener.
+    /// As [`start`](Self::start); [`Error::Client`] where there is a listener, or an option for one: `concurrency`,
+    /// `consume_batch`, `consume_timeout`, `suspend_time`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
@@ -171,6 +246,7 @@ impl PushConsumerBuilder {
             let message = "is set, and a stream calls none";
             return Err(rocketmq_common::Error::Config { option: "listener", message }.into());
         }
+        check_stream(&self.manner.config)?;
         PushConsumer::start(self.wiring, self.manner).await.map(MessageStream::new)
     }
 }

@@ -17,7 +17,10 @@ use std::{
 /// all (`ConsumerOffsetManager.commitOffset`, 4.9.7 and 5.5.0): each request makes a table of its own, and the last one
 /// stays. Once a table is there, every offset is kept.
 #[derive(Debug, Default)]
-pub(crate) struct CommitGates(Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<CommitGate>>>);
+pub(crate) struct CommitGates(Mutex<Gates>);
+
+/// By topic and broker address.
+type Gates = BTreeMap<(Arc<str>, Arc<str>), Arc<CommitGate>>;
 
 /// Closed until an offset of the topic has been read back from the broker.
 #[derive(Debug, Default)]
@@ -38,7 +41,7 @@ impl CommitGates {
         self.lock().retain(|(topic, _), _| is_wanted(topic));
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Arc<str>, Arc<str>), Arc<CommitGate>>> {
+    fn lock(&self) -> MutexGuard<'_, Gates> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -1,4 +1,7 @@
-use crate::{assigned::AssignedQueue, call::Called, member::Member, outcome::Failed};
+use crate::{
+    assigned::AssignedQueue, call::Called, member::Member, outcome::Failed, stall::Turn, undecodable::is_alone,
+};
+use futures_util::{StreamExt, stream};
 use rocketmq_common::StoredMessage;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -44,7 +47,19 @@ impl Dispatcher {
         if messages.is_empty() {
             return;
         }
-        self.batches().push_back(Batch { queue, epoch, messages: messages.into_iter() });
+        let batch = |messages: Vec<_>| Batch { queue: queue.clone(), epoch, messages: messages.into_iter() };
+        let mut batches = self.batches();
+        let mut rest = messages;
+        while let Some(at) = rest.iter().position(is_alone) {
+            let behind = rest.split_off(at + 1);
+            let alone = rest.split_off(at);
+            batches.extend([rest, alone].into_iter().filter(|messages| !messages.is_empty()).map(batch));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            batches.push_back(batch(rest));
+        }
+        drop(batches);
         self.filled.notify_one();
     }
 
@@ -180,7 +195,9 @@ impl Member {
 /// Runs the listener, one message after the other, until the consumer stops; what is in hand then is finished, unless
 /// the consumer gives it up.
 async fn work_one(member: Arc<Member>) {
+    let mut turn = Turn::default();
     loop {
+        turn.end().await;
         let Some(task) = next_task(&member, member.dispatcher.next()).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
             member.give_back_unbegun(&task.queue, vec![task.messages]);
@@ -189,8 +206,9 @@ async fn work_one(member: Arc<Member>) {
         if !task.queue.may_begin(&task.messages) {
             continue;
         }
+        let call = run(&member, &mut turn, &task.queue, task.epoch, slice::from_ref(&task.messages));
         tokio::select! {
-            () = run(&member, &task.queue, task.epoch, slice::from_ref(&task.messages)) => {}
+            () = call => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -198,7 +216,9 @@ async fn work_one(member: Arc<Member>) {
 
 /// As [`work_one`], several messages a call.
 async fn work_many(member: Arc<Member>) {
+    let mut turn = Turn::default();
     loop {
+        turn.end().await;
         let next = member.dispatcher.next_many(member.config.consume_batch);
         let Some(mut task) = next_task(&member, next).await else { return };
         let Some(_in_hand) = task.queue.take_in_hand(task.epoch) else {
@@ -209,8 +229,9 @@ async fn work_many(member: Arc<Member>) {
         if task.messages.is_empty() {
             continue;
         }
+        let call = run(&member, &mut turn, &task.queue, task.epoch, &task.messages);
         tokio::select! {
-            () = run(&member, &task.queue, task.epoch, &task.messages) => {}
+            () = call => {}
             () = member.given_up.cancelled() => return,
         }
     }
@@ -248,10 +269,16 @@ async fn next_task<T>(member: &Member, next: impl Future<Output = T>) -> Option<
 }
 
 /// Makes one call and sees to what comes of it.
-async fn run(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, messages: &[StoredMessage]) {
+async fn run(
+    member: &Arc<Member>,
+    turn: &mut Turn,
+    queue: &Arc<AssignedQueue>,
+    epoch: u32,
+    messages: &[StoredMessage],
+) {
     let given_back = Mutex::default();
     let giving_back = time_out(member, queue, epoch, messages, &given_back);
-    let failed = match member.call_within_time(queue, messages, giving_back).await {
+    let failed = match member.call_within_time(turn, queue, messages, giving_back).await {
         Called::GivenBack => return,
         // Also of a queue that is being given up: that waits for what is in hand and records it when it is done.
         Called::Done => return member.finish(queue, epoch, messages),
@@ -280,18 +307,15 @@ async fn time_out(
     if queue.is_left_to_the_next() && !member.is_broadcast {
         return false;
     }
-    let mut all = true;
-    for (index, message) in messages.iter().enumerate() {
+    let send_back = async |(index, message): (usize, &StoredMessage)| {
         member.tell_failed(message, "the listener takes longer than consume_timeout");
-        match member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
-            true => {
-                queue.finish(epoch, message.queue_offset());
-                given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index);
-            }
-            false => all = false,
+        if member.is_broadcast || member.give_back(queue, message, TIMED_OUT_LEVEL).await.is_ok() {
+            queue.finish(epoch, message.queue_offset());
+            given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index);
         }
-    }
-    all
+    };
+    stream::iter(messages.iter().enumerate()).for_each_concurrent(SEND_BACKS, send_back).await;
+    given_back.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len() == messages.len()
 }
 
 /// Has failed messages come again later: from the broker, or, where that does not take them back, from here.
@@ -302,7 +326,7 @@ async fn give_back(
     messages: Vec<StoredMessage>,
     failed: &Failed,
 ) {
-    for message in messages {
+    let send_back = async |message: StoredMessage| {
         member.tell_failed(&message, &failed.reason);
         if member.is_broadcast {
             // Every member has its own go at a message, and just the one.
@@ -315,7 +339,8 @@ async fn give_back(
             // The message stays unfinished, so the recorded offset does not pass it whatever happens.
             retry_here(member, queue, epoch, message);
         }
-    }
+    };
+    stream::iter(messages).for_each_concurrent(SEND_BACKS, send_back).await;
 }
 
 pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch: u32, message: StoredMessage) {
@@ -328,6 +353,8 @@ pub(crate) fn retry_here(member: &Arc<Member>, queue: &Arc<AssignedQueue>, epoch
     });
 }
 
+/// Most messages of one call that are sent back at the same time.
+const SEND_BACKS: usize = 16;
 const RETRY_HERE_AFTER: Duration = Duration::from_secs(5);
 /// Java: `ProcessQueue.cleanExpiredMsg`.
 const TIMED_OUT_LEVEL: i32 = 3;

@@ -1,6 +1,7 @@
 use crate::{FilterError, OffsetFileError};
 use rocketmq_common::{
-    MessageQueue,
+    MessageQueue, StoredMessage,
+    message::CorruptRecord,
     pop::{HandleError, PopInfoError},
 };
 use std::sync::Arc;
@@ -57,6 +58,28 @@ pub enum Error {
     NotAssigned {
         /// The queue.
         queue: MessageQueue,
+    },
+    /// A message cannot be decoded: its record is malformed, or its body does not decompress. It is the next of its queue, and
+    /// is not passed by itself: [`skip`](crate::PullConsumer::skip) it, or [`seek`](crate::PullConsumer::seek) elsewhere, and
+    /// [`send_back`](crate::PullConsumer::send_back) before where it is to be kept.
+    #[error("message at offset {offset} of queue {queue} cannot be decoded")]
+    Undecodable {
+        /// The queue.
+        queue: MessageQueue,
+        /// Where the message lies; of a record whose offset is damaged, the first offset at which it can lie.
+        offset: i64,
+        /// What could be read of it. Its body is the body as it is stored, or the whole record.
+        message: Box<StoredMessage>,
+        /// Why.
+        source: Arc<CorruptRecord>,
+    },
+    /// No poll has failed with an undecodable message at that offset, or it has been skipped already.
+    #[error("no undecodable message waits at offset {offset} of queue {queue}")]
+    NothingToSkip {
+        /// The queue.
+        queue: MessageQueue,
+        /// The offset.
+        offset: i64,
     },
     /// An offset lies outside of its queue.
     #[error("offset {offset} is outside of queue {queue}, which has {min} to {max}")]
@@ -136,6 +159,14 @@ impl Error {
             // The messages come again, and from other brokers others do.
             Self::OffsetStore { .. } | Self::OffsetNotKept { .. } | Self::PopInfo(_) => true,
             _ => false,
+        }
+    }
+
+    /// The code a broker answered, where one has answered.
+    pub(crate) fn response_code(&self) -> Option<rocketmq_common::remote::ResponseCode> {
+        match self {
+            Self::Client(error) => error.response_code(),
+            _ => None,
         }
     }
 }

@@ -1,22 +1,19 @@
 use crate::{
-    StartAt,
-    assigned::{AssignedQueue, Place},
+    assigned::{AssignedQueue, Order, Place},
+    decode::PulledRecords,
     member::Member,
     pull_from::pull_from,
+    pull_size::{PullSize, is_too_large},
+    recreated::{begin_again, first_unseen, record_correction},
     source::Source,
-    subscription::wants,
 };
 use rocketmq_common::{
-    Backoff, Error, MessageQueue, StoredMessage,
-    message::{DecodeLimits, decode_records, names::is_retry_topic},
+    Backoff, ConditionKind, Error,
     protocol::{ExpressionType, PullMessage, PullResult, PullSysFlag, SubscriptionData},
     random::random_u64,
     remote::{Answer, Deadline, ResponseCode},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Sleep, sleep};
 
 /// Fetches the messages of one queue until it is revoked.
@@ -25,6 +22,7 @@ pub(crate) async fn fetch(member: Arc<Member>, assigned: Arc<AssignedQueue>, set
         () = assigned.ended() => {}
         () = fetch_on(&member, &assigned, settle) => {}
     }
+    member.report.queue_gone(&assigned.queue);
 }
 
 async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
@@ -32,7 +30,10 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
     sleep(settle).await;
     let mut place = begin(member, assigned, None).await;
     let mut source = Source::default();
-    let (mut failures, mut fruitless) = (0, 0u32);
+    let (mut failures, mut fruitless, mut was_gone) = (0, 0u32, false);
+    let mut size = PullSize::new(member.config.pull_batch);
+    // Of the last pull, where its bodies did not all have room.
+    let mut left: Option<(Place, PulledRecords)> = None;
     loop {
         tokio::select! {
             biased;
@@ -47,10 +48,15 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             () = ready(member, assigned) => {}
         }
         place = assigned.fetch_on_at(place);
+        if let Some((_, records)) = left.take().filter(|(of, _)| *of == place) {
+            (place, left) = deliver(member, assigned, place, records).await;
+            continue;
+        }
+        let max_messages = size.next();
         let began = assigned.meter.pulling();
         let answer = tokio::select! {
             biased;
-            answer = pull(member, assigned, place.next, &mut source) => answer,
+            answer = pull(member, assigned, place.next, max_messages, &mut source) => answer,
             // What the broker still answers finds nobody, and is pulled again.
             () = assigned.lock_moved() => continue,
             () = assigned.moved() => continue,
@@ -58,10 +64,27 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             () = assigned.moving.wait(true) => continue,
         };
         match answer {
+            Ok(_) if was_gone => match begin_again(member, assigned, place).await {
+                Ok(next) => (place, was_gone) = (next, false),
+                Err(error) => pause(member, assigned, ConditionKind::StartOffset, &error, &mut failures).await,
+            },
             Ok(answer) => {
+                member.report.queue_works(ConditionKind::Pull, &assigned.queue);
                 failures = 0;
                 fruitless = if is_fruitless(&answer, place.next) { fruitless.saturating_add(1) } else { 0 };
-                place = take(member, assigned, place, began, answer).await;
+                size.answered(answer.body.len());
+                size.set_alone(false);
+                match answer.code {
+                    ResponseCode::SUCCESS => {
+                        let (queue, subscription) = (&assigned.queue, &assigned.subscription);
+                        assigned.meter.ends_at(answer.header.max_offset);
+                        let records = PulledRecords::read(queue, subscription, place.next, max_messages, &answer);
+                        assigned.meter.pulled(began, records.len());
+                        size.set_alone(records.is_cut);
+                        (place, left) = deliver(member, assigned, place, records).await;
+                    }
+                    _ => place = take_empty(member, assigned, place, answer).await,
+                }
                 // One is as it should be: an offset that is corrected, a replica that sends us to the master.
                 if fruitless > 1 {
                     sleep(BACKOFF.wait(fruitless - 1, random_u64())).await;
@@ -69,10 +92,18 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
             }
             Err(error) => {
                 member.doubt_lock(assigned);
+                if is_too_large(&error) {
+                    let max_messages = size.was_too_large();
+                    tracing::warn!(
+                        group = %member.group, queue = %assigned.queue, offset = place.next, max_messages,
+                        error = &error as &dyn std::error::Error, "pull answer exceeds the frame limit, asking for less"
+                    );
+                }
                 if error.response_code().is_some_and(wants_heartbeat) {
                     member.client.heartbeat_soon();
                 }
-                pause(assigned, &error, &mut failures).await;
+                was_gone |= error.response_code() == Some(ResponseCode::TOPIC_NOT_EXIST);
+                pause(member, assigned, ConditionKind::Pull, &error.into(), &mut failures).await;
             }
         }
     }
@@ -101,39 +132,46 @@ async fn begin(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, place: Optio
     loop {
         let tenure = assigned.wait_locked().await;
         let recorded = match place {
-            None => start_offset(member, &assigned.queue).await.map(Some),
-            Some(_) => member.recorded_offset(&assigned.queue).await,
+            None => member.start_offset(&assigned.queue).await.map(|(offset, is_recorded)| (Some(offset), is_recorded)),
+            Some(_) => member.recorded_offset(&assigned.queue).await.map(|recorded| (recorded, true)),
         };
-        let recorded = match recorded {
-            Ok(recorded) => recorded,
+        let (recorded, is_recorded) = match recorded {
+            Ok(found) => {
+                member.report.queue_works(ConditionKind::StartOffset, &assigned.queue);
+                found
+            }
             Err(error) => {
-                pause(assigned, &error, &mut failures).await;
+                pause(member, assigned, ConditionKind::StartOffset, &error, &mut failures).await;
                 continue;
             }
         };
-        let mut window = assigned.window();
-        let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
-        let known = match place {
-            Some(place) if window.epoch() == epoch => {
-                window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next)
-            }
-            // Nothing is known of a queue that is new, unless somebody has chosen where to begin.
-            _ => window.commit_offset(),
+        let (known, place) = {
+            let mut window = assigned.window();
+            let is_ahead = |known: i64| recorded.is_none_or(|offset| offset <= known);
+            let known = match place {
+                Some(place) if window.epoch() == epoch => {
+                    window.commit_offset().filter(|known| is_ahead(*known)).map(|_| place.next)
+                }
+                // Nothing is known of a queue that is new, unless somebody has chosen where to begin.
+                _ => window.commit_offset(),
+            };
+            let next = known.unwrap_or_else(|| {
+                let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
+                window.start_at(offset);
+                offset
+            });
+            (known, Place { epoch: window.epoch(), next })
         };
-        let next = known.unwrap_or_else(|| {
-            let offset = recorded.or(place.map(|place| place.next)).unwrap_or(0);
-            window.start_at(offset);
-            offset
-        });
-        let place = Place { epoch: window.epoch(), next };
-        drop(window);
-        if let Some(order) = &assigned.order {
-            if known.is_none() {
-                order.clear();
+        if known.is_none() {
+            assigned.order.iter().for_each(Order::clear);
+            if !is_recorded {
+                member.record_start(assigned, place.next).await;
             }
+        }
+        if let Some(order) = &assigned.order {
             order.change(|hold| hold.check(tenure));
         }
-        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = next, "queue begun");
+        tracing::debug!(group = %member.group, queue = %assigned.queue, offset = place.next, "queue begun");
         return place;
     }
 }
@@ -150,13 +188,16 @@ fn wants_heartbeat(code: ResponseCode) -> bool {
 }
 
 /// How long to wait after a failure, longer each time.
-fn pause(assigned: &AssignedQueue, error: &(dyn std::error::Error + 'static), failures: &mut u32) -> Sleep {
+fn pause(
+    member: &Member,
+    assigned: &AssignedQueue,
+    kind: ConditionKind,
+    error: &crate::Error,
+    failures: &mut u32,
+) -> Sleep {
     *failures = failures.saturating_add(1);
+    member.report.queue_failed(kind, &assigned.queue, *failures, error);
     let wait = BACKOFF.wait(*failures, random_u64());
-    tracing::debug!(
-        queue = %assigned.queue, failures = *failures, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        error, "fetching pauses"
-    );
     sleep(wait)
 }
 
@@ -175,6 +216,7 @@ async fn pull(
     member: &Member,
     assigned: &AssignedQueue,
     offset: i64,
+    max_messages: i32,
     source: &mut Source,
 ) -> Result<Answer<PullResult>, Error> {
     let queue = &assigned.queue;
@@ -187,7 +229,7 @@ async fn pull(
         topic: queue.topic.clone(),
         queue_id: queue.queue_id,
         queue_offset: offset,
-        max_messages: member.config.pull_batch,
+        max_messages,
         // The group's offset does not go along with a pull: brokers serve pulls and offset updates on different
         // threads, so it could overtake, and undo, the last one that is recorded at a shutdown.
         sys_flag: PullSysFlag::SUSPEND,
@@ -218,27 +260,24 @@ pub(crate) fn tell_filter(request: &mut PullMessage, subscription: &Subscription
     }
 }
 
-/// Takes in what a pull brought; answers where to pull on. What was asked for by an earlier window does not count.
-async fn take(
+/// Takes in an answer without messages; returns where to pull on.
+async fn take_empty(
     member: &Arc<Member>,
     assigned: &Arc<AssignedQueue>,
     place: Place,
-    began: Instant,
     answer: Answer<PullResult>,
 ) -> Place {
     let next = answer.header.next_begin_offset;
     assigned.meter.ends_at(answer.header.max_offset);
-    match answer.code {
-        ResponseCode::SUCCESS => deliver(member, assigned, place, began, &answer),
-        ResponseCode::PULL_OFFSET_MOVED => return go_on_elsewhere(member, assigned, place, &answer.header).await,
-        // Nothing new, or nothing that matches.
-        _ => {
-            let mut window = assigned.window();
-            if window.epoch() == place.epoch {
-                window.advance(next);
-            }
-        }
+    if answer.code == ResponseCode::PULL_OFFSET_MOVED {
+        return go_on_elsewhere(member, assigned, place, &answer.header).await;
     }
+    // Nothing new, or nothing that matches.
+    let mut window = assigned.window();
+    if window.epoch() == place.epoch {
+        window.advance(next);
+    }
+    drop(window);
     assigned.fetch_on_at(Place { next, ..place })
 }
 
@@ -248,102 +287,60 @@ async fn take(
 /// Brokers from 5.2 on move a group by themselves: the next pull is answered PULL_OFFSET_MOVED, though its offset is in the
 /// queue, and until then what is recorded does not count.
 async fn go_on_elsewhere(member: &Member, assigned: &AssignedQueue, place: Place, result: &PullResult) -> Place {
-    let (asked, next) = (place.next, result.next_begin_offset);
+    let asked = place.next;
+    let next = match asked > result.max_offset {
+        true => first_unseen(member, assigned).await.unwrap_or(result.min_offset),
+        false => result.next_begin_offset,
+    };
     if assigned.window().epoch() != place.epoch {
         return assigned.fetch_on_at(place);
     }
     tracing::warn!(
-        group = %member.group, queue = %assigned.queue, asked, corrected = next, "the queue goes on at another offset"
+        group = %member.group, queue = %assigned.queue, asked, min_offset = result.min_offset,
+        max_offset = result.max_offset, next, "offset outside of the queue, or reset by an operator: going on at another one"
     );
     // Messages in flight belong to what is no more; whatever becomes of them, the corrected offset stands.
     match asked < result.min_offset {
         // The broker does not have them any more: they are consumed all the same.
         true => {
             assigned.window().start_at(next);
-            if let Some(order) = &assigned.order {
-                order.clear();
-            }
+            assigned.order.iter().for_each(Order::clear);
         }
         false => _ = assigned.start_over(next),
     }
-    if let Some(polled) = &assigned.polled {
-        // The offsets are no longer what they were when the user said how far the group is.
-        polled.commit(None);
-    }
-    if let Err(error) = member.record(assigned).await {
-        tracing::warn!(queue = %assigned.queue, error = &error as &dyn std::error::Error, "offset not recorded");
-    }
+    record_correction(member, assigned).await;
     assigned.fetch_on_at(place)
 }
 
-fn deliver(
+/// Hands out messages as far as there is room for their bodies. Returns where to fetch on, and the messages for which there
+/// was no room, with the place where they go on. What was asked for by an earlier window does not count.
+async fn deliver(
     member: &Arc<Member>,
     assigned: &Arc<AssignedQueue>,
     place: Place,
-    began: Instant,
-    answer: &Answer<PullResult>,
-) {
-    let mut messages = wanted_of(member, &assigned.queue, &assigned.subscription, answer);
-    assigned.meter.pulled(began, messages.len());
+    mut records: PulledRecords,
+) -> (Place, Option<(Place, PulledRecords)>) {
+    let room = assigned.window().byte_room();
+    let mut messages = records.take_within(room, member.config.max_body_bytes).await;
+    messages.retain(|message| message.decode_error().is_some() || member.passes_filter(message));
+    let next = records.next_offset();
     let mut window = assigned.window();
     if window.epoch() != place.epoch {
-        return;
+        drop(window);
+        return (assigned.fetch_on_at(place), None);
+    }
+    if let Some(last) = messages.iter().rfind(|message| message.decode_error().is_none()) {
+        assigned.note_stored(last.store_timestamp_ms());
     }
     messages.retain(|message| window.insert(message.queue_offset(), message.body().len()));
-    window.advance(answer.header.next_begin_offset);
+    window.advance(next);
     drop(window);
     match &assigned.order {
         Some(order) => order.push(place.epoch, messages),
         None => member.dispatcher.push(assigned.clone(), place.epoch, messages),
     }
-}
-
-/// The messages in the answer to a pull that both filters let pass.
-pub(crate) fn wanted_of(
-    member: &Member,
-    queue: &MessageQueue,
-    subscription: &SubscriptionData,
-    answer: &Answer<PullResult>,
-) -> Vec<StoredMessage> {
-    let mut messages = Vec::with_capacity(usize::try_from(member.config.pull_batch).unwrap_or_default().min(64));
-    let body = answer.body.clone();
-    for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
-        match record {
-            Ok(mut message) => {
-                if let Some(delta) = answer.header.offset_delta {
-                    message.add_offset(delta);
-                }
-                message.set_queue_id(queue.queue_id);
-                if wants(subscription, &message) && member.passes_filter(&message) {
-                    messages.push(message);
-                }
-            }
-            Err(corrupt) => tracing::error!(
-                group = %member.group, %queue, error = &corrupt as &dyn std::error::Error,
-                "a message is corrupt and is passed over"
-            ),
-        }
-    }
-    messages
-}
-
-/// Where to begin in a queue.
-///
-/// # Protocol
-/// Java: `RebalancePushImpl.computePullFromWhereWithException`.
-async fn start_offset(member: &Member, queue: &MessageQueue) -> Result<i64, crate::Error> {
-    let client = &member.client;
-    if let Some(recorded) = member.recorded_offset(queue).await? {
-        return Ok(recorded);
-    }
-    let begin = match member.config.start_at {
-        StartAt::Last if is_retry_topic(&queue.topic) => 0,
-        StartAt::Last => client.max_offset(queue).await?,
-        StartAt::First => client.min_offset(queue).await?.max(0),
-        StartAt::Timestamp(_) if is_retry_topic(&queue.topic) => client.max_offset(queue).await?,
-        StartAt::Timestamp(time) => client.offset_at(queue, time).await?,
-    };
-    Ok(begin)
+    let place = Place { next, ..place };
+    (assigned.fetch_on_at(place), (records.len() > 0).then_some((place, records)))
 }
 
 /// How much longer than the long poll an answer may take.

@@ -1,4 +1,4 @@
-use crate::{assigned::AssignedQueue, member::Member};
+use crate::{assigned::AssignedQueue, member::Member, outcome::DEAD, undecodable::is_malformed};
 use rocketmq_common::{
     Error, StoredMessage,
     message::{
@@ -29,22 +29,29 @@ impl Member {
             self.give_back_popped(popped, message, delay_level).await;
             return Ok(());
         }
+        self.give_back_pulled(message, delay_level).await
+    }
+
+    /// As [`give_back`](Self::give_back), of a message that was pulled.
+    pub(crate) async fn give_back_pulled(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
         let queue = message.queue();
         let broker_name = self.client.broker_of(&queue);
-        // A queue of a static topic may have moved since, and its message lie on another broker than the queue is on.
-        if broker_name == queue.broker_name {
+        // A queue of a static topic may have moved since, and its message lie on another broker than the queue is on. Of a
+        // damaged record the position may not be known.
+        if broker_name == queue.broker_name && message.commit_log_offset() >= 0 {
             let Err(error) = self.send_back(&broker_name, message, delay_level).await else { return Ok(()) };
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 error = &error as &dyn std::error::Error, "message not taken back"
             );
             if error.response_code().is_some_and(is_passing) {
                 return Err(error);
             }
         }
+        let delay_level = if is_malformed(message) { DEAD } else { delay_level };
         self.send_again(message, delay_level).await.inspect_err(|error| {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 error = error as &dyn std::error::Error, "message not sent to the retry topic either"
             );
         })
@@ -66,9 +73,18 @@ impl Member {
 
     /// Says that a message was not consumed.
     pub(crate) fn tell_failed(&self, message: &StoredMessage, reason: &str) {
+        if self.is_broadcast && message.decode_error().is_some() {
+            // It does not come again: this is all that is ever said of it.
+            tracing::error!(
+                group = %self.group, topic = message.topic(), queue_id = message.queue_id(),
+                offset = message.queue_offset(), message_id = %message.printable_id(), failure = reason,
+                "message cannot be decoded and is skipped"
+            );
+            return;
+        }
         tracing::warn!(
             group = %self.group, topic = message.topic(), queue_id = message.queue_id(),
-            offset = message.queue_offset(), message_id = %message.message_id(),
+            offset = message.queue_offset(), message_id = %message.printable_id(),
             reconsume_times = message.reconsume_times(), failure = reason, "message not consumed"
         );
     }

@@ -19,8 +19,46 @@
 //! [`max_reconsume_times`](PushConfig::max_reconsume_times) it goes to the group's dead letter queue. The offset that is
 //! recorded never passes a message that is not done: every message is consumed at least once.
 //!
-//! A [`PopConsumer`] takes messages for a while instead, and settles them one by one.
+//! # Ways to consume
+//!
+//! | way | entry point |
+//! |---|---|
+//! | a function called for each message, or for several | [`PushConsumerBuilder::listener`], [`batch_listener`](PushConsumerBuilder::batch_listener) |
+//! | the same, in the order of each queue | [`ordered_listener`](PushConsumerBuilder::ordered_listener), [`ordered_batch_listener`](PushConsumerBuilder::ordered_batch_listener) |
+//! | the same, with code that blocks its thread | [`blocking_listener`](PushConsumerBuilder::blocking_listener) and those beside it |
+//! | a stream of messages to acknowledge one by one | [`PushConsumerBuilder::stream`], [`MessageStream`], [`Delivery`] |
+//! | every member of the group gets all messages | [`PushConsumerBuilder::broadcast`], [`PullConsumerBuilder::broadcast`] |
+//! | polled: a topic shared out in a group | [`PullConsumer`], [`PullConsumerBuilder::subscribe`] |
+//! | polled: queues of one's choice, or all of a topic | [`PullConsumerBuilder::assign`], [`assign_all`](PullConsumerBuilder::assign_all) |
+//! | single pulls from an offset on | [`PullConsumer::pull`] |
+//! | taken for a while and acknowledged, without queues (5.0) | [`PopConsumer`], [`PoppedMessage`] |
+//!
+//! # What goes with them
+//!
+//! - Options: [`PushConfig`], [`PullConfig`], [`PopConfig`], each with a [`ClientConfig`]. They are read by serde, with
+//!   durations such as `"5s"`. [`StartAt`] says where a new group begins.
+//! - Which messages: [`Filter`] by tags or SQL92, and [`PushConsumerBuilder::filter`] for one of your own.
+//! - What became of a message: `Ok`, `Err`, or an [`Outcome`]. [`dead_letter_topic`] names where messages end that failed.
+//! - Who has which queue: [`Allocate`], [`AllocateStrategy`], [`AssignmentChange`].
+//! - Where offsets are: at the brokers, or in an [`OffsetStore`].
+//! - How it is doing: [`Lag`], [`Statistics`], a [`ConsumeInterceptor`] around each call.
+//! - Where name servers are: a list, or a [`resolver`].
+//!
+//! # Features
+//!
+//! Bodies compressed with Zstandard are always read. `zlib` and `lz4`, both on by default, read and write those codecs;
+//! `zstd` writes Zstandard, which a consumer has no use for.
+//!
+//! # Examples
+//!
+//! Programs under `examples/` of the repository, run by `cargo run --example NAME`: `quickstart`, `consume`,
+//! `consume_in_order`, `consume_batches`, `stream`, `broadcast`, `pull`, `pop`, `set_to_pop`, `offset_store`, `allocate`,
+//! `interceptor`, `statistics`, `lag`, `names`, `config_file`, `drain_dead_letters`. They need no cluster: the
+//! `rocketmq-dev-broker` runs in their process.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod ack_queue;
 mod allocate;
 #[cfg(test)]
 mod alone;
@@ -30,6 +68,8 @@ mod builder;
 mod call;
 mod commit_gate;
 mod config;
+mod dead_letters;
+mod decode;
 mod dispatch;
 mod error;
 mod fetch;
@@ -37,14 +77,18 @@ mod give_back;
 mod handle;
 mod hold;
 mod interceptor;
+mod lag;
 mod limit;
 mod listener;
+mod listener_threads;
 mod locks;
 mod member;
+mod missing_topics;
 mod offset;
 mod offset_file;
 mod offset_store;
 mod operator;
+mod option_conflicts;
 mod ordered;
 mod outcome;
 mod polled_queue;
@@ -66,17 +110,26 @@ mod pull_builder;
 mod pull_config;
 mod pull_from;
 mod pull_once;
+mod pull_size;
 mod push;
 mod rebalance;
+mod recreated;
+mod report;
 mod send_again;
 mod share;
+mod shutdown;
 mod source;
+mod stall;
+mod start_offset;
 mod statistics;
 mod stream;
 mod subscription;
 mod subscriptions;
 mod suspension;
 mod topic_watch;
+mod unclaimed;
+mod undecodable;
+mod unequal;
 mod unrecorded;
 mod wiring;
 
@@ -84,8 +137,10 @@ pub use allocate::{Allocate, AllocateError, AllocateStrategy, Members, RoomResol
 pub use assignment_change::AssignmentChange;
 pub use builder::PushConsumerBuilder;
 pub use config::{PushConfig, StartAt};
+pub use dead_letters::dead_letter_topic;
 pub use error::Error;
 pub use interceptor::{ConsumeCall, ConsumeEnd, ConsumeInterceptor, Consumed};
+pub use lag::{Lag, QueueLag};
 pub use offset_file::OffsetFileError;
 pub use offset_store::{OffsetStore, StoreError, Storing};
 pub use outcome::{IntoOutcome, Outcome};
@@ -99,7 +154,8 @@ pub use pull_config::{Position, PullConfig};
 pub use pull_once::{PullStatus, Pulled};
 pub use push::PushConsumer;
 pub use rocketmq_common::{
-    ClientConfig, Error as ClientError, MessageQueue, StoredMessage,
+    ClientConfig, Condition, ConditionKind, Error as ClientError, Health, MessageQueue, StoredMessage,
+    message::{CorruptCause, CorruptRecord},
     pop::{HandleError, PopInfoError},
     resolver,
 };

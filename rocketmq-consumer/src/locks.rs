@@ -5,13 +5,17 @@ use crate::{
     hold::Hold,
     member::Member,
 };
+use futures_util::future::join_all;
 use rocketmq_common::MessageQueue;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 impl Member {
@@ -31,43 +35,56 @@ impl Member {
         }
     }
 
-    /// Asks for the locks of all our queues; false where one is not ours.
+    /// Asks all brokers at once for the locks of all our queues; false where one is not ours.
     async fn renew_locks(&self) -> bool {
-        // A renewal must not overtake the giving up of a lock.
-        let _calling = self.lock_calls.lock().await;
         let mut by_broker: BTreeMap<Arc<str>, Vec<Arc<AssignedQueue>>> = BTreeMap::new();
         let wanted = |assigned: &AssignedQueue| !assigned.is_revoked() || assigned.in_hand() > 0;
         for assigned in self.queues().values().filter(|assigned| assigned.is_locked_queue() && wanted(assigned)) {
             by_broker.entry(self.client.broker_of(&assigned.queue)).or_default().push(assigned.clone());
         }
-        let mut all = true;
-        for (broker_name, of_broker) in by_broker {
-            let asked_at = Instant::now();
-            let queues: Vec<_> = of_broker.iter().map(|assigned| assigned.queue.clone()).collect();
-            match self.client.lock_queues(&self.group, &broker_name, &queues).await {
-                Ok((locked, lender)) => {
-                    for assigned in &of_broker {
-                        let Some(order) = &assigned.order else { continue };
-                        if locked.contains(&assigned.queue) {
-                            order.grant(asked_at, lender.clone());
-                            continue;
-                        }
-                        all = false;
-                        if order.change(Hold::lose) {
-                            self.tell_lost(assigned);
-                        }
+        let renewing = by_broker.into_iter().map(|(name, of_broker)| self.renew_locks_of(name, of_broker));
+        join_all(renewing).await.into_iter().all(|all| all)
+    }
+
+    async fn renew_locks_of(&self, broker_name: Arc<str>, mut of_broker: Vec<Arc<AssignedQueue>>) -> bool {
+        // A renewal must not overtake the giving up of a lock.
+        let calls = self.lock_calls(&broker_name);
+        let _calling = calls.lock().await;
+        // One may have been given up meanwhile.
+        of_broker.retain(|assigned| self.queues().contains_key(&assigned.queue));
+        if of_broker.is_empty() {
+            return true;
+        }
+        let asked_at = Instant::now();
+        let queues: Vec<_> = of_broker.iter().map(|assigned| assigned.queue.clone()).collect();
+        match self.client.lock_queues(&self.group, &broker_name, &queues).await {
+            Ok((locked, lender)) => {
+                self.report.lock_works(&broker_name);
+                let mut all = true;
+                for assigned in &of_broker {
+                    let Some(order) = &assigned.order else { continue };
+                    if locked.contains(&assigned.queue) {
+                        order.grant(asked_at, lender.clone());
+                        continue;
+                    }
+                    all = false;
+                    if order.change(Hold::lose) {
+                        self.tell_lost(assigned);
                     }
                 }
-                Err(error) => {
-                    all = false;
-                    tracing::warn!(
-                        group = %self.group, %broker_name, error = &error as &dyn std::error::Error, "locks not renewed"
-                    );
-                    of_broker.iter().for_each(|assigned| self.doubt_lock(assigned));
-                }
+                all
+            }
+            Err(error) => {
+                self.report.lock_failed(&broker_name, &error);
+                of_broker.iter().for_each(|assigned| self.doubt_lock(assigned));
+                false
             }
         }
-        all
+    }
+
+    fn lock_calls(&self, broker_name: &Arc<str>) -> Arc<tokio::sync::Mutex<()>> {
+        let mut calls = self.lock_calls.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        calls.entry(broker_name.clone()).or_default().clone()
     }
 
     /// Loses a lock that can no longer be relied on, and asks for it again.
@@ -82,37 +99,51 @@ impl Member {
         tracing::warn!(group = %self.group, queue = %assigned.queue, "lock lost: nothing is consumed for now");
     }
 
-    /// Takes the locks of queues that are to be ours; answers those that were granted.
-    pub(crate) async fn take_locks(&self, queues: BTreeSet<MessageQueue>) -> BTreeMap<MessageQueue, Order> {
-        let mut granted = BTreeMap::new();
+    /// Takes the locks of queues that are to be ours, of all brokers at once; the grants come as brokers answer.
+    pub(crate) fn take_locks(
+        self: &Arc<Self>,
+        queues: BTreeSet<MessageQueue>,
+    ) -> JoinSet<BTreeMap<MessageQueue, Order>> {
+        let mut taking = JoinSet::new();
         for (broker_name, queues) in self.by_broker(queues) {
-            let asked_at = Instant::now();
-            match self.client.lock_queues(&self.group, &broker_name, &queues).await {
-                Ok((locked, lender)) => {
-                    granted.extend(locked.into_iter().filter(|queue| queues.contains(queue)).map(|queue| {
-                        let order = Order::new(Hold::needed());
-                        order.grant(asked_at, lender.clone());
-                        (queue, order)
-                    }));
-                }
-                Err(error) => tracing::warn!(
-                    group = %self.group, %broker_name, error = &error as &dyn std::error::Error, "queues not locked"
-                ),
-            }
+            let member = self.clone();
+            taking.spawn(async move { member.take_locks_of(&broker_name, &queues).await });
         }
-        granted
+        taking
     }
 
-    /// Gives locks up. One that cannot be given up ends by itself, a minute after it was last renewed.
+    async fn take_locks_of(&self, broker_name: &Arc<str>, queues: &[MessageQueue]) -> BTreeMap<MessageQueue, Order> {
+        let asked_at = Instant::now();
+        match self.client.lock_queues(&self.group, broker_name, queues).await {
+            Ok((locked, lender)) => {
+                self.report.lock_works(broker_name);
+                let granted = locked.into_iter().filter(|queue| queues.contains(queue)).map(|queue| {
+                    let order = Order::new(Hold::needed());
+                    order.grant(asked_at, lender.clone());
+                    (queue, order)
+                });
+                granted.collect()
+            }
+            Err(error) => {
+                self.report.lock_failed(broker_name, &error);
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// Gives locks up, at all brokers at once. One that cannot be given up ends by itself, a minute after it was last
+    /// renewed.
     pub(crate) async fn give_up_locks(&self, queues: impl IntoIterator<Item = MessageQueue>) {
-        let _calling = self.lock_calls.lock().await;
-        for (broker_name, queues) in self.by_broker(queues) {
+        let unlocking = self.by_broker(queues).into_iter().map(|(broker_name, queues)| async move {
+            let calls = self.lock_calls(&broker_name);
+            let _calling = calls.lock().await;
             if let Err(error) = self.client.unlock_queues(&self.group, &broker_name, &queues).await {
                 tracing::warn!(
                     group = %self.group, %broker_name, error = &error as &dyn std::error::Error, "queues not unlocked"
                 );
             }
-        }
+        });
+        join_all(unlocking).await;
     }
 }
 

@@ -1,5 +1,6 @@
 use crate::{
     Error, Filter, OffsetStore, PushConfig,
+    ack_queue::AckQueue,
     assigned::AssignedQueue,
     commit_gate::CommitGates,
     dispatch::{Dispatcher, Workers},
@@ -7,41 +8,39 @@ use crate::{
     interceptor::Interceptors,
     limit::Limit,
     listener::{FilterHook, Listener},
+    missing_topics::find_missing_topics,
     offset::commit,
     offset_file::OffsetFile,
     offset_store::Offsets,
     operator::Operators,
+    option_conflicts::{check_client, check_sharing},
     polling::{Polling, keep_routes},
     pop_group::PopGroup,
     rebalance::{being_given_up, rebalance},
+    report::Report,
     share::Sharing,
+    stall::StallWatch,
+    start_offset::FirstRoutes,
     statistics::{Meters, sample},
-    subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew},
+    subscriptions::{Subscriptions, clash, look_routes_up, one_more, remove, renew, supersede_known},
     suspension::Suspension,
-    unrecorded::Unrecorded,
+    unequal::Rounds,
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Client, Ending, MessageQueue, StoredMessage,
+    Client, Ending, Health, MessageQueue, StoredMessage,
     message::names::retry_topic,
     protocol::{ConsumeType, ConsumerData, MessageModel},
-    remote::Deadline,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
-use tokio::{
-    runtime::Handle as Runtime,
-    sync::Notify,
-    task::JoinHandle,
-    time::{timeout, timeout_at},
-};
+use tokio::{runtime::Handle as Runtime, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How a member of a group consumes.
@@ -83,39 +82,45 @@ pub(crate) struct Member {
     pub(crate) interceptors: Interceptors,
     pub(crate) meters: Meters,
     pub(crate) operators: Operators,
+    pub(crate) report: Report,
+    /// What comparing the subscriptions of the group's members has come to, by topic.
+    pub(crate) compared: Mutex<BTreeMap<Arc<str>, Rounds>>,
     pub(crate) is_broadcast: bool,
     pub(crate) sharing: Sharing,
     pub(crate) offsets: Offsets,
     pub(crate) commit_gates: CommitGates,
+    pub(crate) first_routes: FirstRoutes,
     /// Of a consumer whose user fetches the messages, instead of being called.
     pub(crate) polling: Option<Polling>,
     /// By which the group pops where brokers have it do so.
     pub(crate) pops: PopGroup,
+    pub(crate) acks: AckQueue,
     pub(crate) subscriptions: Mutex<Arc<Subscriptions>>,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) workers: Workers,
+    pub(crate) stall_watch: StallWatch,
     pub(crate) ordered_calls: Limit,
     suspension: Suspension,
     pub(crate) members_changed: Arc<Notify>,
-    /// Held by the one who takes queues or gives them up.
-    pub(crate) changing_queues: tokio::sync::Mutex<()>,
+    /// Held for reading by those who take or give up the queues of one topic, for writing by those who change several.
+    pub(crate) changing_queues: tokio::sync::RwLock<()>,
     /// A lock was lost.
     pub(crate) locks_wanted: Notify,
-    /// Held by the one who renews locks or gives them up.
-    pub(crate) lock_calls: tokio::sync::Mutex<()>,
+    /// By broker: held by the one who renews locks there or gives them up.
+    pub(crate) lock_calls: Mutex<BTreeMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
     queues: Mutex<BTreeMap<MessageQueue, Arc<AssignedQueue>>>,
     /// Popped queues that are ours no more, of which messages are.
     pub(crate) left: Mutex<Vec<Arc<AssignedQueue>>>,
-    owns_client: bool,
+    pub(crate) owns_client: bool,
     /// The client's heartbeats name the group because of this member.
-    registered: AtomicBool,
+    pub(crate) registered: AtomicBool,
     runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is begun.
     pub(crate) stopped: CancellationToken,
     /// What is in hand is given up, too.
     pub(crate) given_up: CancellationToken,
-    ending: Ending<Result<(), Error>>,
+    pub(crate) ending: Ending<Result<(), Error>>,
 }
 
 impl Member {
@@ -123,8 +128,15 @@ impl Member {
         let Manner { listener, filter, interceptors, is_broadcast, sharing, offset_store, polling, mut config } =
             manner;
         config.check()?;
+        check_client(wiring.client.is_some(), &config.client)?;
+        check_sharing(&sharing, is_broadcast, polling.as_ref().is_some_and(Polling::is_assigned))?;
         if is_broadcast {
             // The file of its offsets is found by this name.
+            let shared = wiring.client.as_ref().filter(|_| offset_store.is_none());
+            if shared.is_some_and(|client| client.config().instance_name.is_none()) {
+                let message = "is needed by a broadcast consumer on a shared client: its offset file is found by it";
+                return Err(rocketmq_common::Error::Config { option: "instance_name", message }.into());
+            }
             config.client.instance_name.get_or_insert_with(|| "DEFAULT".to_owned());
         }
         // In a broadcast nothing comes again, and what is polled is its user's from then on.
@@ -143,31 +155,38 @@ impl Member {
             group: group.clone(),
             start_at: config.start_at,
             is_ordered: false,
+            without_batches: Arc::default(),
             max_reconsume_times: config.reconsume_limit(is_ordered),
         };
+        let report = Report::new(client.clone(), group.clone());
         let member = Arc::new(Self {
+            stall_watch: StallWatch::new(group.clone(), &Runtime::current()),
             client,
             group,
             pops,
+            acks: AckQueue::default(),
             ordered_calls: Limit::new(config.concurrency),
             listener,
             filter,
             interceptors,
             meters: Meters::default(),
             operators: Operators::default(),
+            report,
+            compared: Mutex::default(),
             is_broadcast,
             sharing,
             offsets,
             commit_gates: CommitGates::default(),
+            first_routes: FirstRoutes::default(),
             polling,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             dispatcher: Dispatcher::default(),
             workers: Workers::default(),
             suspension: Suspension::default(),
             members_changed: Arc::new(Notify::new()),
-            changing_queues: tokio::sync::Mutex::default(),
+            changing_queues: tokio::sync::RwLock::default(),
             locks_wanted: Notify::new(),
-            lock_calls: tokio::sync::Mutex::default(),
+            lock_calls: Mutex::default(),
             config,
             queues: Mutex::default(),
             left: Mutex::default(),
@@ -199,7 +218,10 @@ impl Member {
         }
         member.spawn(commit(member.clone()));
         match member.is_in_group() {
-            true => member.spawn(rebalance(member.clone())),
+            true => {
+                member.spawn(find_missing_topics(member.clone()));
+                member.spawn(rebalance(member.clone()))
+            }
             false => member.spawn(keep_routes(member.clone())),
         };
         member.spawn(sample(member.clone()));
@@ -212,6 +234,13 @@ impl Member {
     pub(crate) fn assigned_queues(&self) -> Vec<MessageQueue> {
         let namespace = self.client.namespace();
         self.queues().keys().map(|queue| namespace.strip_queue(queue.clone())).collect()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.client.health();
+        health.assigned_queues = Some(self.queues().len());
+        health.conditions.extend(self.report.conditions.current());
+        health
     }
 
     /// The group, as the user names it.
@@ -236,7 +265,7 @@ impl Member {
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
         let new = one_more(&self.client, &self.group, topic.clone(), filter).await?;
-        self.change_subscriptions(|subscriptions| {
+        self.change_subscriptions(new.keys().cloned().collect(), |subscriptions| {
             if self.has_retries() && clash(&retry_topic(&self.group), subscriptions, &new) {
                 return Err(Error::Clash { topic });
             }
@@ -248,62 +277,17 @@ impl Member {
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic: Arc<str> = self.client.namespace().wrap(topic).into();
-        self.change_subscriptions(|subscriptions| {
+        self.change_subscriptions(BTreeSet::new(), |subscriptions| {
             // Nobody subscribed to that: it is how what has failed comes again.
             if self.has_retries() && *topic == *retry_topic(&self.group) {
                 return Ok(());
             }
             remove(subscriptions, &topic)?;
+            self.report.topic_gone(&topic);
             subscriptions.remove(&self.pop_retry_topic(&topic));
             Ok(())
         })
         .await
-    }
-
-    /// Finishes what is in hand, records the offsets, leaves the group.
-    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), Error> {
-        let member = self.clone();
-        self.ending.once(|| async move { member.shut_down_once().await }).await.unwrap_or(Err(Error::ShutDown))
-    }
-
-    async fn shut_down_once(self: &Arc<Self>) -> Result<(), Error> {
-        let deadline = Deadline::after(self.config.shutdown_timeout);
-        self.stopped.cancel();
-        self.tasks.close();
-        if let Some(polling) = &self.polling {
-            polling.end();
-        }
-        let begun = self.queues_begun();
-        let in_hand = || begun.iter().map(|assigned| assigned.in_hand()).sum();
-        let messages = match self.finish_all(&begun, deadline).await {
-            true => 0,
-            false => in_hand(),
-        };
-        self.given_up.cancel();
-        self.tasks.wait().await;
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_back_unsettled(&begun)).await;
-        let queues: Vec<_> = self.queues().values().cloned().collect();
-        let locked: Vec<_> = queues
-            .iter()
-            .filter(|assigned| assigned.is_locked_queue())
-            .map(|assigned| assigned.queue.clone())
-            .collect();
-        let count = queues.len();
-        let recording = self.record_all_anew(queues);
-        let unrecorded = timeout(deadline.at_least(CLOSING).remaining(), recording).await;
-        let Unrecorded { queues, cause } = unrecorded.unwrap_or_else(|_| Unrecorded::of(count, None));
-        let _ = timeout(deadline.at_least(CLOSING).remaining(), self.give_up_locks(locked)).await;
-        if self.registered.swap(false, Ordering::AcqRel) {
-            self.client.unregister_consumer(&self.group).await;
-        }
-        if self.owns_client {
-            self.client.shutdown(deadline.at_least(CLOSING)).await;
-        }
-        tracing::info!(group = %self.group, messages, unrecorded = queues, "consumer shut down");
-        match messages == 0 && queues == 0 {
-            true => Ok(()),
-            false => Err(Error::Unfinished { messages, queues, cause: cause.map(Box::new) }),
-        }
     }
 
     pub(crate) fn queues(&self) -> MutexGuard<'_, BTreeMap<MessageQueue, Arc<AssignedQueue>>> {
@@ -311,7 +295,7 @@ impl Member {
     }
 
     /// All queues of which something may be in hand.
-    fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
+    pub(crate) fn queues_begun(&self) -> Vec<Arc<AssignedQueue>> {
         let left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.queues().values().chain(&*left).cloned().collect()
     }
@@ -336,7 +320,7 @@ impl Member {
     }
 
     /// Whether the queues are shared out in a group; else the user says which are ours.
-    fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.polling.as_ref().is_none_or(|polling| !polling.is_assigned())
     }
 
@@ -392,35 +376,22 @@ impl Member {
         self.suspension.wait(true).await;
     }
 
+    /// Whether there is a filter of the user's own.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Whether the user's own filter lets a message pass.
     pub(crate) fn passes_filter(&self, message: &StoredMessage) -> bool {
         let Some(FilterHook(filter)) = &self.filter else { return true };
         let message = self.as_the_user_sees_it(message);
         catch_unwind(AssertUnwindSafe(|| filter(&message))).unwrap_or_else(|_| {
             tracing::error!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(),
                 "the filter panicked: the message passes"
             );
             true
         })
-    }
-
-    /// Waits until all tasks have ended, renewing locks meanwhile; false where the deadline comes first.
-    async fn finish_all(&self, begun: &[Arc<AssignedQueue>], deadline: Deadline) -> bool {
-        let done = CancellationToken::new();
-        let wait = async {
-            let all_done = async {
-                // Deliveries of a stream are in nobody's hands but the user's.
-                for assigned in begun {
-                    assigned.wait_none_in_hand().await;
-                }
-                self.tasks.wait().await;
-            };
-            let finished = timeout_at(deadline.instant(), all_done).await.is_ok();
-            done.cancel();
-            finished
-        };
-        tokio::join!(wait, self.keep_locks(&done)).0
     }
 
     fn consumer_data(&self, subscriptions: &Subscriptions) -> ConsumerData {
@@ -434,9 +405,10 @@ impl Member {
         }
     }
 
-    /// Changes what is subscribed to.
+    /// Changes what is subscribed to. Of the topics named, brokers take the new filter whatever they know of the group.
     pub(crate) async fn change_subscriptions(
         self: &Arc<Self>,
+        topics: BTreeSet<Arc<str>>,
         change: impl FnOnce(&mut Subscriptions) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
@@ -449,12 +421,13 @@ impl Member {
             self.client.update_consumer(self.consumer_data(&subscriptions));
         }
         let member = self.clone();
-        self.to_its_end(async move { member.follow_subscriptions().await }).await
+        self.to_its_end(async move { member.follow_subscriptions(topics).await }).await
     }
 
     /// Gives up the queues of topics that have gone or have another filter, and tells the brokers.
-    async fn follow_subscriptions(self: &Arc<Self>) {
-        let changing = self.changing_queues.lock().await;
+    async fn follow_subscriptions(self: &Arc<Self>, topics: BTreeSet<Arc<str>>) {
+        let changing = self.changing_queues.write().await;
+        self.supersede(topics).await;
         let current = self.subscriptions();
         let is_current = |assigned: &AssignedQueue| {
             let known = current.get(&assigned.queue.topic);
@@ -466,6 +439,7 @@ impl Member {
         let locked = self.revoke_all(gone).await;
         self.tell_given_up(given_up);
         self.commit_gates.retain(|topic| current.contains_key(topic));
+        self.first_routes.retain(|topic| current.contains_key(topic));
         drop(changing);
         // A call may go on for long; its queue is given up when it ends.
         let given_up = async {
@@ -477,6 +451,24 @@ impl Member {
         self.look_routes_up().await;
         self.client.heartbeat().await;
         self.members_changed.notify_one();
+    }
+
+    /// Gives the subscriptions to some topics a version that brokers take.
+    async fn supersede(&self, topics: BTreeSet<Arc<str>>) {
+        let before = self.subscriptions();
+        let mut renewed = before.as_ref().clone();
+        renewed.retain(|topic, _| topics.contains(topic));
+        supersede_known(&self.client, &self.group, &mut renewed).await;
+        let mut subscriptions = self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Somebody may have changed them meanwhile.
+        let is_same =
+            |topic: &str| subscriptions.get(topic).zip(before.get(topic)).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+        renewed
+            .retain(|topic, data| is_same(topic) && !before.get(topic).is_some_and(|known| Arc::ptr_eq(known, data)));
+        if !renewed.is_empty() {
+            Arc::make_mut(&mut subscriptions).extend(renewed);
+            self.client.update_consumer(self.consumer_data(&subscriptions));
+        }
     }
 
     /// Does what is not to stop half-way, whether or not somebody goes on waiting for it: a queue that is half given up
@@ -497,7 +489,9 @@ impl Member {
     }
 
     pub(crate) async fn look_routes_up(self: &Arc<Self>) {
-        look_routes_up(&self.client, &self.subscriptions()).await;
+        for (topic, answer) in look_routes_up(&self.client, &self.subscriptions()).await {
+            self.first_routes.note(&topic, &answer);
+        }
     }
 }
 
@@ -510,6 +504,3 @@ impl Stop for Member {
         }
     }
 }
-
-/// What recording offsets and closing connections get even where waiting has used up the time.
-const CLOSING: Duration = Duration::from_secs(1);

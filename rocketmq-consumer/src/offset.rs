@@ -6,7 +6,7 @@ use crate::{
     offset_store::{Offsets, save},
     unrecorded::Unrecorded,
 };
-use rocketmq_common::{MessageQueue, ticks};
+use rocketmq_common::{ConditionKind, MessageQueue, ticks};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
@@ -108,10 +108,11 @@ impl Member {
     }
 
     fn tell_unrecorded(&self, result: Result<(), Error>, queues: usize) -> Unrecorded {
-        let Err(error) = result else { return Unrecorded::default() };
-        tracing::error!(
-            group = %self.group, queues, error = &error as &dyn std::error::Error, "offsets not recorded"
-        );
+        let Err(error) = result else {
+            self.report.store_works();
+            return Unrecorded::default();
+        };
+        self.report.store_failed(queues, &error);
         Unrecorded::of(queues, Some(error))
     }
 
@@ -121,11 +122,12 @@ impl Member {
             let member = self.clone();
             recording.spawn(async move {
                 let result = member.record_with(&assigned, certainty).await;
-                if let Err(error) = &result {
-                    tracing::warn!(
-                        group = %member.group, queue = %assigned.queue, error = error as &dyn std::error::Error,
-                        "offset not recorded"
-                    );
+                match &result {
+                    Ok(()) => member.report.queue_works(ConditionKind::Commit, &assigned.queue),
+                    // The next commit follows a second later, whatever has failed.
+                    Err(error) => {
+                        member.report.queue_failed(ConditionKind::Commit, &assigned.queue, u32::MAX, error);
+                    }
                 }
                 result
             });

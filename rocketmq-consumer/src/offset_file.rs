@@ -1,7 +1,7 @@
 use rocketmq_common::{MessageQueue, json::from_lenient_slice, protocol::QueueName};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::{self, File},
     io::{self, ErrorKind, Write as _},
@@ -17,6 +17,8 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct OffsetFile {
     path: PathBuf,
+    /// The topics that the file had offsets of when it was opened.
+    topics: BTreeSet<Arc<str>>,
     table: Mutex<Table>,
     /// Held by the one who writes.
     writing: tokio::sync::Mutex<()>,
@@ -49,7 +51,13 @@ impl OffsetFile {
             Ok(table) => table,
             Err(source) => return Err(OffsetFileError { path, source: Arc::new(source) }),
         };
-        Ok(Self { path, table: Mutex::new(table), writing: tokio::sync::Mutex::default() })
+        let topics = table.offsets.keys().map(|queue| queue.topic.clone()).collect();
+        Ok(Self { path, topics, table: Mutex::new(table), writing: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether the file had offsets of a topic when it was opened.
+    pub(crate) fn knew_topic(&self, topic: &str) -> bool {
+        self.topics.contains(topic)
     }
 
     pub(crate) fn get(&self, queue: &MessageQueue) -> Option<i64> {
@@ -203,6 +211,7 @@ mod tests {
         file.save().await.unwrap();
         let file = open(folder.path()).unwrap();
         assert_eq!((file.get(&queue(0)), file.get(&queue(3))), (Some(7), Some(9)));
+        assert!(file.knew_topic("t") && !file.knew_topic("u"));
         let text = fs::read_to_string(path(folder.path())).unwrap();
         assert!(text.contains(r#"{"brokerName":"broker-a","queueId":3,"topic":"t"}:9"#), "{text}");
     }

@@ -30,7 +30,7 @@ use tokio::time::timeout;
 /// Java: `OffsetStore`.
 pub trait OffsetStore: fmt::Debug + Send + Sync + 'static {
     /// The offset of the next message the group has to consume in a queue; `None` where it has not begun: then
-    /// [`start_at`](crate::PushConfig::start_at) says where.
+    /// [`start_at`](crate::PushConfig::start_at) says where, and that offset is saved before anything is consumed.
     ///
     /// # Cancel safety
     /// The future is dropped where it takes too long, or the queue goes to another member.
@@ -58,6 +58,15 @@ pub(crate) enum Offsets {
 }
 
 impl Offsets {
+    /// Whether offsets of a topic were there before this member started, of whichever queues: one that has none
+    /// appeared while no member was there. Known of a local file only, which no other member writes.
+    pub(crate) fn knew_topic(&self, topic: &str) -> bool {
+        match self {
+            Self::File(file) => file.knew_topic(topic),
+            Self::Brokers | Self::Own(_) => false,
+        }
+    }
+
     /// How far the group was in a queue when somebody last recorded it; `None` where nobody has.
     pub(crate) async fn load(
         &self,

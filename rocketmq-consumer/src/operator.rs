@@ -157,7 +157,7 @@ impl Member {
     /// Moves those of our queues that are named, all together: what is fetched is dropped, what is in hand gets a moment
     /// and does not count any more, the new offsets are recorded, and fetching begins there.
     async fn go_on_as_told(self: &Arc<Self>) {
-        let _changing = self.changing_queues.lock().await;
+        let _changing = self.changing_queues.write().await;
         let offsets = std::mem::take(&mut *self.operators.resets());
         let ours: Vec<(Arc<AssignedQueue>, i64)> = {
             let queues = self.queues();

@@ -5,6 +5,7 @@ use crate::{
     call::Called,
     member::Member,
     outcome::{DEAD, Failed},
+    stall::Turn,
 };
 use rocketmq_common::StoredMessage;
 use std::{sync::Arc, time::Duration};
@@ -13,7 +14,9 @@ use tokio::time::{Instant, sleep};
 /// Runs the listener on the messages of one queue, one call after the other, until the queue is given up.
 pub(crate) async fn consume_in_order(member: Arc<Member>, assigned: Arc<AssignedQueue>) {
     let Some(order) = &assigned.order else { return };
+    let mut turn = Turn::default();
     loop {
+        turn.end().await;
         let next = tokio::select! {
             biased;
             () = assigned.ended() => return,
@@ -22,7 +25,7 @@ pub(crate) async fn consume_in_order(member: Arc<Member>, assigned: Arc<Assigned
         // What was fetched before an operator moved the group is not begun any more.
         let Some(_in_hand) = assigned.take_in_hand(next.epoch) else { continue };
         let pause = tokio::select! {
-            pause = run(&member, &assigned, order, next) => pause,
+            pause = run(&member, &mut turn, &assigned, order, next) => pause,
             () = member.given_up.cancelled() => return,
         };
         // Nobody is to wait for what only waits itself.
@@ -67,9 +70,15 @@ async fn next<'a>(member: &'a Member, assigned: &AssignedQueue, order: &Order) -
 }
 
 /// Makes one call and sees to what comes of it. Answers how long the queue is to wait then.
-async fn run(member: &Member, assigned: &AssignedQueue, order: &Order, next: Next<'_>) -> Option<Duration> {
+async fn run(
+    member: &Member,
+    turn: &mut Turn,
+    assigned: &AssignedQueue,
+    order: &Order,
+    next: Next<'_>,
+) -> Option<Duration> {
     let Next { epoch, messages, _entered } = next;
-    let Called::Failed(failed) = member.call(assigned, &messages).await else {
+    let Called::Failed(failed) = member.call(turn, assigned, &messages).await else {
         assigned.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
         return None;
     };

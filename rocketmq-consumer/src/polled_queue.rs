@@ -11,8 +11,16 @@ pub(crate) struct PolledQueue {
     /// How far the group is by what the user says; `None` where that follows from the polls.
     committed: Option<Mutex<Option<i64>>>,
     paused: Suspension,
-    /// Fetched, and taken from the others because the queue is paused.
+    /// Fetched, and taken from the others because the queue is paused or waits for its user to decide.
     held: Mutex<VecDeque<Task<Vec<StoredMessage>>>>,
+    undecodable: Mutex<Option<Box<Undecodable>>>,
+}
+
+/// A message that cannot be decoded and that the user has not skipped.
+#[derive(Debug)]
+struct Undecodable {
+    epoch: u32,
+    message: StoredMessage,
 }
 
 impl PolledQueue {
@@ -32,9 +40,17 @@ impl PolledQueue {
         }
     }
 
+    /// Where the group begins, as long as the user has said nothing. Without effect where the polls say it.
+    pub(crate) fn commit_first(&self, offset: i64) {
+        if let Some(committed) = &self.committed {
+            lock(committed).get_or_insert(offset);
+        }
+    }
+
     /// Drops what is held back, unless it is of `epoch`, or of a later one: two may go on elsewhere at once.
     pub(crate) fn keep_only(&self, epoch: u32) {
         lock(&self.held).retain(|task| task.epoch >= epoch);
+        lock(&self.undecodable).take_if(|undecodable| undecodable.epoch < epoch);
     }
 
     pub(crate) fn pause(&self) {
@@ -45,7 +61,27 @@ impl PolledQueue {
     pub(crate) fn resume(&self) -> VecDeque<Task<Vec<StoredMessage>>> {
         let mut held = lock(&self.held);
         self.paused.set(false);
-        std::mem::take(&mut *held)
+        if lock(&self.undecodable).is_some() { VecDeque::new() } else { std::mem::take(&mut *held) }
+    }
+
+    /// Holds the queue back at a message that cannot be decoded, until that is skipped.
+    pub(crate) fn hold_at(&self, epoch: u32, message: StoredMessage) {
+        *lock(&self.undecodable) = Some(Box::new(Undecodable { epoch, message }));
+    }
+
+    /// The message of an epoch at which the queue is held back.
+    pub(crate) fn undecodable(&self, epoch: u32) -> Option<StoredMessage> {
+        let undecodable = lock(&self.undecodable);
+        undecodable.as_ref().filter(|undecodable| undecodable.epoch == epoch).map(|known| known.message.clone())
+    }
+
+    /// Skips the message at which the queue is held back, if that is at `offset`. Returns its epoch, and what was held back
+    /// behind it, oldest first.
+    pub(crate) fn skip(&self, offset: i64) -> Option<(u32, VecDeque<Task<Vec<StoredMessage>>>)> {
+        let mut held = lock(&self.held);
+        let skipped = lock(&self.undecodable).take_if(|known| known.message.queue_offset() == offset)?;
+        let released = if self.paused.is_on() { VecDeque::new() } else { std::mem::take(&mut *held) };
+        Some((skipped.epoch, released))
     }
 }
 
@@ -54,12 +90,13 @@ impl AssignedQueue {
         self.polled.as_ref().is_some_and(|polled| polled.paused.is_on())
     }
 
-    /// Holds messages back while the queue is paused; gives them back where it is not.
+    /// Holds messages back while the queue is paused, or held back at a message before them; returns them where it is not.
     pub(crate) fn unless_paused(&self, task: Task<Vec<StoredMessage>>) -> Option<Task<Vec<StoredMessage>>> {
         let Some(polled) = &self.polled else { return Some(task) };
         // Held, so that a pause does not end in between.
         let mut held = lock(&polled.held);
-        if !polled.paused.is_on() {
+        let is_held = lock(&polled.undecodable).as_ref().is_some_and(|undecodable| undecodable.epoch == task.epoch);
+        if !polled.paused.is_on() && !is_held {
             return Some(task);
         }
         held.push_back(task);

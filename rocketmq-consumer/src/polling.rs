@@ -2,11 +2,13 @@ use crate::{
     Error, Filter, Position,
     assigned::{AssignedQueue, InHand},
     member::Member,
+    outcome::DEAD,
     share::Share,
+    start_offset::first_offset,
     subscriptions::{Subscriptions, now_ms, parse_one, wrapped},
     unrecorded::Unrecorded,
 };
-use rocketmq_common::{MessageQueue, StoredMessage};
+use rocketmq_common::{MessageQueue, Namespace, StoredMessage};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
@@ -31,8 +33,48 @@ pub(crate) struct Polling {
 struct Assigned {
     /// The filters of topics that get others than all of their messages.
     filters: BTreeMap<String, Filter>,
-    /// Held by the one who changes it.
-    changing: tokio::sync::Mutex<()>,
+    /// What is assigned of each topic, as the wire knows them. Held while queues are taken and given up by it.
+    current: tokio::sync::Mutex<BTreeMap<Arc<str>, OfTopic>>,
+}
+
+/// What a user chooses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Choice {
+    /// Single queues.
+    pub(crate) queues: BTreeSet<MessageQueue>,
+    /// Topics with all the queues that they have and get.
+    pub(crate) topics: BTreeSet<String>,
+}
+
+/// What is assigned of a topic.
+#[derive(Debug)]
+enum OfTopic {
+    /// All the queues that it has and gets.
+    All,
+    Queues(BTreeSet<MessageQueue>),
+}
+
+impl Choice {
+    /// The topics that it is about.
+    pub(crate) fn all_topics(&self) -> BTreeSet<&str> {
+        self.queues.iter().map(|queue| &*queue.topic).chain(self.topics.iter().map(String::as_str)).collect()
+    }
+
+    /// By topic, as the wire knows them.
+    fn by_topic(self, namespace: &Namespace) -> BTreeMap<Arc<str>, OfTopic> {
+        let mut by_topic: BTreeMap<Arc<str>, OfTopic> = BTreeMap::new();
+        for topic in self.topics {
+            by_topic.insert(namespace.wrap_shared(topic.into()), OfTopic::All);
+        }
+        for queue in self.queues {
+            let queue = namespace.wrap_queue(queue);
+            let of_topic = by_topic.entry(queue.topic.clone()).or_insert_with(|| OfTopic::Queues(BTreeSet::new()));
+            if let OfTopic::Queues(queues) = of_topic {
+                queues.insert(queue);
+            }
+        }
+        by_topic
+    }
 }
 
 #[derive(Debug)]
@@ -51,7 +93,7 @@ impl Polling {
 
     /// Of queues the user chooses.
     pub(crate) fn of_queues(auto_commit: bool, filters: BTreeMap<String, Filter>) -> Self {
-        let assigned = Assigned { filters, changing: tokio::sync::Mutex::default() };
+        let assigned = Assigned { filters, current: tokio::sync::Mutex::default() };
         Self { assigned: Some(assigned), ..Self::in_group(auto_commit) }
     }
 
@@ -100,6 +142,14 @@ impl Member {
                 let queue = task.queue.clone();
                 let Some(task) = queue.unless_paused(task) else { continue };
                 let Some(in_hand) = task.queue.take_in_hand(task.epoch) else { continue };
+                if let [message] = task.messages.as_slice() {
+                    if let Some(error) = self.undecodable(&task.queue.queue, message) {
+                        if let Some(polled) = &task.queue.polled {
+                            polled.hold_at(task.epoch, message.clone());
+                        }
+                        return Err(error);
+                    }
+                }
                 let offsets = task.messages.iter().map(StoredMessage::queue_offset).collect();
                 match polling.auto_commit {
                     true => {
@@ -117,9 +167,54 @@ impl Member {
         };
         let deadline = Instant::now().checked_add(limit);
         match deadline {
-            Some(deadline) => timeout_at(deadline, poll).await.unwrap_or_else(|_| Ok(Vec::new())),
+            // What nobody has decided on is said once more, so that it is not overlooked.
+            Some(deadline) => {
+                timeout_at(deadline, poll).await.unwrap_or_else(|_| self.held_at().map_or(Ok(Vec::new()), Err))
+            }
             None => poll.await,
         }
+    }
+
+    /// The first message that cannot be decoded and that the user has not skipped.
+    fn held_at(&self) -> Option<Error> {
+        let queues: Vec<_> = self.queues().values().cloned().collect();
+        queues.iter().find_map(|assigned| {
+            let epoch = assigned.window().epoch();
+            let message = assigned.polled.as_ref()?.undecodable(epoch)?;
+            self.undecodable(&assigned.queue, &message)
+        })
+    }
+
+    /// The error that stands for a message of a queue, by the name the wire knows, if it cannot be decoded.
+    pub(crate) fn undecodable(&self, queue: &MessageQueue, message: &StoredMessage) -> Option<Error> {
+        let source = message.decode_error()?.clone();
+        Some(Error::Undecodable {
+            queue: self.client.namespace().strip_queue(queue.clone()),
+            offset: message.queue_offset(),
+            message: Box::new(self.as_the_user_sees_it(message)),
+            source,
+        })
+    }
+
+    /// Goes on behind a message that cannot be decoded.
+    pub(crate) fn skip(&self, queue: &MessageQueue, offset: i64) -> Result<(), Error> {
+        let assigned = self.assigned_queue(queue)?;
+        let skipped = assigned.polled.as_ref().and_then(|polled| polled.skip(offset));
+        let (epoch, released) = skipped.ok_or_else(|| Error::NothingToSkip { queue: queue.clone(), offset })?;
+        assigned.finish(epoch, offset);
+        self.dispatcher.put_back(released.into_iter());
+        tracing::warn!(group = %self.group, queue = %assigned.queue, offset, "undecodable message skipped");
+        Ok(())
+    }
+
+    /// Sends a message back that the user has.
+    pub(crate) async fn send_back_polled(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::ShutDown);
+        }
+        let topic = self.client.namespace().wrap(message.topic()).as_ref().into();
+        let message = message.clone().with_topic(topic);
+        Ok(self.give_back_pulled(&message, delay_level.max(DEAD)).await?)
     }
 
     /// Records what all polls so far have answered.
@@ -204,7 +299,7 @@ impl Member {
         }
         let wire = self.assigned_queue(queue)?.queue.clone();
         let offset = match position {
-            Position::Begin => self.client.min_offset(&wire).await?.max(0),
+            Position::Begin => first_offset(&self.client, &wire).await?,
             Position::End => self.client.max_offset(&wire).await?,
             Position::Timestamp(time) => self.client.offset_at(&wire, time).await?,
             Position::Offset(offset) => {
@@ -256,29 +351,22 @@ impl Member {
     }
 
     /// Takes the queues of the user's choice, and gives the others up.
-    pub(crate) async fn assign(self: &Arc<Self>, queues: BTreeSet<MessageQueue>) -> Result<(), Error> {
+    pub(crate) async fn assign(self: &Arc<Self>, choice: Choice) -> Result<(), Error> {
         if self.stopped.is_cancelled() {
             return Err(Error::ShutDown);
         }
         let assigned = self.assigned_by_user().ok_or(Error::SubscribedAndAssigned)?;
-        let plain = assigned.subscriptions_of(&queues)?;
+        let plain = assigned.subscriptions_of(&choice)?;
         let subscriptions = wrapped(self.client.namespace(), plain)?;
-        let mut by_topic: BTreeMap<Arc<str>, BTreeSet<MessageQueue>> = BTreeMap::new();
-        for queue in queues {
-            let queue = self.client.namespace().wrap_queue(queue);
-            by_topic.entry(queue.topic.clone()).or_default().insert(queue);
-        }
+        let by_topic = choice.by_topic(self.client.namespace());
         let member = self.clone();
         self.to_its_end(async move { member.take_assigned(by_topic, subscriptions).await }).await
     }
 
-    async fn take_assigned(
-        self: &Arc<Self>,
-        by_topic: BTreeMap<Arc<str>, BTreeSet<MessageQueue>>,
-        subscriptions: Subscriptions,
-    ) {
+    async fn take_assigned(self: &Arc<Self>, by_topic: BTreeMap<Arc<str>, OfTopic>, subscriptions: Subscriptions) {
         let Some(assigned) = self.assigned_by_user() else { return };
-        let _changing = assigned.changing.lock().await;
+        let mut current = assigned.current.lock().await;
+        *current = by_topic;
         self.change_assigned(|known| {
             for (topic, data) in subscriptions {
                 known.entry(topic).or_insert(data);
@@ -286,10 +374,36 @@ impl Member {
         });
         self.look_routes_up().await;
         for (topic, subscription) in self.subscriptions().iter() {
-            let queues = by_topic.get(topic).cloned().unwrap_or_default();
+            let queues = match current.get(topic) {
+                Some(OfTopic::Queues(queues)) => queues.clone(),
+                Some(OfTopic::All) => match self.client.known_route(topic) {
+                    Some(route) => route.read_queues().iter().cloned().collect(),
+                    // They are taken once it is known, see `keep_routes`.
+                    None => continue,
+                },
+                None => BTreeSet::new(),
+            };
             self.take_over(topic, subscription, Share::of(queues, 1)).await;
         }
-        self.change_assigned(|known| known.retain(|topic, _| by_topic.contains_key(topic)));
+        self.change_assigned(|known| known.retain(|topic, _| current.contains_key(topic)));
+    }
+
+    /// Takes queues that topics assigned as a whole have got, and gives up those that they have no longer.
+    async fn follow_topics(self: &Arc<Self>) {
+        let Some(assigned) = self.assigned_by_user() else { return };
+        let current = assigned.current.lock().await;
+        for (topic, subscription) in self.subscriptions().iter() {
+            let Some((OfTopic::All, route)) = current.get(topic).zip(self.client.known_route(topic)) else { continue };
+            let has = route.read_queues();
+            let is_taken = {
+                let queues = self.queues();
+                let taken = queues.keys().filter(|queue| queue.topic == *topic).count();
+                taken == has.len() && has.iter().all(|queue| queues.contains_key(queue))
+            };
+            if !is_taken {
+                self.take_over(topic, subscription, Share::of(has.iter().cloned().collect(), 1)).await;
+            }
+        }
     }
 
     fn change_assigned(&self, change: impl FnOnce(&mut Subscriptions)) {
@@ -302,23 +416,29 @@ impl Member {
 }
 
 impl Assigned {
-    fn subscriptions_of(&self, queues: &BTreeSet<MessageQueue>) -> Result<Subscriptions, Error> {
+    fn subscriptions_of(&self, choice: &Choice) -> Result<Subscriptions, Error> {
         let version_ms = now_ms();
         let mut subscriptions = Subscriptions::new();
-        for queue in queues {
-            let filter = self.filters.get(&*queue.topic).cloned().unwrap_or_else(Filter::all);
-            let data = parse_one(&queue.topic, &filter, version_ms)?;
-            subscriptions.insert(queue.topic.clone(), Arc::new(data));
+        for topic in choice.all_topics() {
+            let filter = self.filters.get(topic).cloned().unwrap_or_else(Filter::all);
+            subscriptions.insert(topic.into(), Arc::new(parse_one(topic, &filter, version_ms)?));
         }
         Ok(subscriptions)
     }
+
+    async fn has_whole_topics(&self) -> bool {
+        self.current.lock().await.values().any(|of_topic| matches!(of_topic, OfTopic::All))
+    }
 }
 
-/// Keeps the routes of assigned queues known; nobody shares these out.
+/// Keeps the routes of assigned queues known, and takes the queues that topics assigned as a whole get: nobody shares
+/// these out.
 pub(crate) async fn keep_routes(member: Arc<Member>) {
+    let Some(assigned) = member.assigned_by_user() else { return };
     loop {
         let unknown = member.subscriptions().keys().any(|topic| member.client.known_route(topic).is_none());
-        let pause = if unknown { UNKNOWN_PAUSE } else { member.config.rebalance_interval };
+        let soon = unknown || assigned.has_whole_topics().await;
+        let pause = if soon { SHORT_PAUSE } else { member.config.rebalance_interval };
         tokio::select! {
             () = member.stopped.cancelled() => return,
             () = sleep(pause) => {}
@@ -327,8 +447,16 @@ pub(crate) async fn keep_routes(member: Arc<Member>) {
             () = member.stopped.cancelled() => return,
             () = member.look_routes_up() => {}
         }
+        member.follow_topics().await;
+        for topic in member.subscriptions().keys() {
+            match member.client.known_route(topic) {
+                Some(_) => member.report.topic_is_there(topic),
+                None => member.report.topic_is_missing(topic, "has no known route"),
+            }
+        }
     }
 }
 
-/// How soon the route of a topic that does not exist yet is looked up again.
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
+/// How soon the route of a topic is looked at again that does not exist yet, or may get queues that are to be taken; the
+/// client refreshes it in its own time.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 use crate::{
     Error, Filter, PopConfig, PopConsumerBuilder, PoppedMessage, handle::Handle, pop_handle::Kept, popper::Popper,
-    wiring::Wiring,
+    shutdown::until_signal, wiring::Wiring,
 };
 use rocketmq_common::Client;
 use std::{sync::Arc, time::Duration};
@@ -45,6 +45,10 @@ impl PopConsumer {
         Popper::start(wiring, config).await.map(|handle| Self(Arc::new(handle)))
     }
 
+    pub(crate) fn popper(&self) -> &Popper {
+        &self.0
+    }
+
     /// Takes up to `max` messages (1 to 32) and hides them for `invisible` (1 s to 12 h, which brokers keep to within a
     /// few seconds). They are of one topic and one broker, which take turns. Waits up to
     /// [`long_poll`](PopConfig::long_poll) for the first of them; none is no error. A broker that does not answer may add 10 s to
@@ -55,8 +59,9 @@ impl PopConsumer {
     /// asked in time; trying again may succeed. [`Error::ShutDown`].
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. While it waits for messages it has taken none; those that are on their
-    /// way just then come again after their invisible time.
+    /// No message is lost when the future is dropped. While it waits for messages it has taken none; those that are on
+    /// their way just then are made visible again at once, and come again about a second later, with
+    /// [`reconsume_times`](rocketmq_common::StoredMessage::reconsume_times) raised by one.
     pub async fn receive(&self, max: usize, invisible: Duration) -> Result<Vec<PoppedMessage>, Error> {
         self.0.receive(max, invisible).await
     }
@@ -115,6 +120,22 @@ impl PopConsumer {
         self.0.unsubscribe(topic).await
     }
 
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PopConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.0.health()
+    }
+
     /// The consumer group.
     pub fn group(&self) -> &str {
         self.0.group()
@@ -129,8 +150,8 @@ impl PopConsumer {
     /// settled come again.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue after
-    /// [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again. [`Error::ShutDown`] where the runtime that the
+    /// [`Error::Unfinished`] where messages were still on their way to the dead letter queue, or being made visible again
+    /// for a dropped [`receive`](Self::receive), after [`shutdown_timeout`](PopConfig::shutdown_timeout); they come again. [`Error::ShutDown`] where the runtime that the
     /// consumer was started in has ended before.
     ///
     /// # Cancel safety
@@ -138,5 +159,18 @@ impl PopConsumer {
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.0.stopped).await;
+        self.shutdown().await
     }
 }

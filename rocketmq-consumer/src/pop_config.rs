@@ -20,13 +20,18 @@ pub struct PopConfig {
     /// Whether messages come in the order of their queue: it gives nothing before all that was popped from it is
     /// acknowledged, or comes again. All members of a group say the same. Default false.
     pub is_ordered: bool,
-    /// How often a message that was not acknowledged comes again before it goes to the dead letter queue; 0 sends it
-    /// there when it would come the second time. Default 16.
+    /// How often a message that was not acknowledged comes again before it goes to the dead letter queue, 0 or more; 0
+    /// sends it there when it would come the second time. Default 16.
     pub max_reconsume_times: i32,
+    /// Most bytes of a body after it is decompressed, 1 or more: a message with a larger one counts as one that cannot be
+    /// decoded, and comes again until it is a dead letter. Default 64 MiB.
+    pub max_body_bytes: usize,
     /// How long [`receive`](crate::PopConsumer::receive) waits while there is no message, up to 10 min; 0 not at all.
     /// Default 15 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub long_poll: Duration,
     /// How long [`shutdown`](crate::PopConsumer::shutdown) waits for dead letters that are under way. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub shutdown_timeout: Duration,
     /// What goes for any client.
     pub client: ClientConfig,
@@ -38,6 +43,7 @@ impl Default for PopConfig {
             start_at: StartAt::default(),
             is_ordered: false,
             max_reconsume_times: 16,
+            max_body_bytes: 64 * 1024 * 1024,
             long_poll: Duration::from_secs(15),
             shutdown_timeout: Duration::from_secs(10),
             client: ClientConfig::default(),
@@ -50,6 +56,7 @@ impl PopConfig {
         let moment = matches!(self.start_at, StartAt::Timestamp(_));
         check(!moment, "start_at", "is a moment, and a pop begins with the first or the last message")?;
         check(self.max_reconsume_times >= 0, "max_reconsume_times", "is below 0")?;
+        check(self.max_body_bytes > 0, "max_body_bytes", "is 0")?;
         check(self.long_poll <= LONGEST_POLL, "long_poll", "is above 10 min")
     }
 }

@@ -1,15 +1,19 @@
 //! What every member of a group does that pops, whoever consumes the messages.
 
-use crate::{Error, StartAt, pop_handle::Kept};
+use crate::{Error, StartAt, pop_handle::Kept, popping::delay, undecodable::reason};
 use rocketmq_common::{
     Client, Error as ClientError, MessageQueue, StoredMessage,
-    message::{DecodeLimits, decode_records},
+    message::{CorruptRecord, DecodeLimits, decode_records},
     pop::receipts,
     protocol::{Notification, PopHead, PopMessage, Popped, SubscriptionData},
     random::random_u64,
     remote::{Deadline, ResponseCode},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +25,8 @@ pub(crate) struct PopGroup {
     pub(crate) start_at: StartAt,
     pub(crate) is_ordered: bool,
     pub(crate) max_reconsume_times: i32,
+    /// The brokers that do not know `BATCH_ACK_MESSAGE`.
+    pub(crate) without_batches: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl PopGroup {
@@ -69,25 +75,60 @@ impl PopGroup {
         body: bytes::Bytes,
     ) -> Result<Vec<(StoredMessage, Kept)>, Error> {
         let mut came = Vec::new();
-        for record in decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default()) {
-            match record {
-                Ok(message) => came.push(message),
-                Err(corrupt) => tracing::error!(
-                    group = %self.group, topic = %queue.topic, broker = %queue.broker_name,
-                    error = &corrupt as &dyn std::error::Error, "a message is corrupt, and comes again"
-                ),
-            }
+        let records = decode_records(body, &queue.topic, &queue.broker_name, DecodeLimits::default());
+        for record in records.compressed() {
+            came.extend(record.map_or_else(CorruptRecord::into_message, Some));
         }
         let receipts = receipts(head, &queue.broker_name, &came)?;
-        let with_handle = came.into_iter().zip(receipts).map(|(message, receipt)| {
+        let with_handle = came.into_iter().zip(receipts).filter_map(|(message, receipt)| {
+            let receipt = match receipt {
+                Ok(receipt) => receipt,
+                Err(error) => {
+                    // Without a handle it cannot be settled.
+                    tracing::error!(
+                        group = %self.group, topic = %queue.topic, broker = %queue.broker_name,
+                        offset = message.queue_offset(), error = &error as &dyn std::error::Error,
+                        undecodable = message.decode_error().map(|error| &**error as &dyn std::error::Error),
+                        "popped message without a handle: it comes again"
+                    );
+                    return None;
+                }
+            };
             let message = message.with_topic(queue.topic.clone());
             let message = match receipt.order_count {
                 Some(count) if count > 0 => message.with_reconsume_times(count),
                 _ => message,
             };
-            (message, Kept::fresh(queue.topic.clone(), receipt.handle))
+            Some((message, Kept::fresh(queue.topic.clone(), receipt.handle)))
         });
         Ok(with_handle.collect())
+    }
+
+    /// Has messages that cannot be decoded come again later, or makes dead letters of them if they came too often.
+    pub(crate) async fn fail(&self, tasks: &TaskTracker, messages: Vec<(StoredMessage, Kept)>) {
+        let mut failing = JoinSet::new();
+        for (message, kept) in messages {
+            let pops = self.clone();
+            failing.spawn(async move {
+                let is_dead = message.reconsume_times() >= pops.max_reconsume_times;
+                let reason = message.decode_error().map(|error| reason(error)).unwrap_or_default();
+                tracing::warn!(
+                    group = %pops.group, topic = message.topic(), queue_id = message.queue_id(),
+                    offset = message.queue_offset(), message_id = %message.printable_id(),
+                    reconsume_times = message.reconsume_times(), is_dead, failure = reason, "message not consumed"
+                );
+                if is_dead {
+                    return pops.put_aside(message, kept, true).await;
+                }
+                if let Err(error) = pops.hide(&kept, delay(0, message.reconsume_times())).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(handle = %kept, error, "message not given back: it comes again by itself");
+                }
+            });
+        }
+        if !failing.is_empty() {
+            let _ = tasks.spawn(failing.join_all()).await;
+        }
     }
 
     /// What a failure means, and what it calls for.
@@ -176,7 +217,7 @@ impl PopGroup {
         };
         if let Err(error) = settled.await {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_dead,
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(), is_dead,
                 error = &error as &dyn std::error::Error, "message not put aside: it comes again"
             );
         }

@@ -1,13 +1,18 @@
 //! How popped messages are settled.
 
 use crate::{Error, pop_config::check_hidden, pop_group::PopGroup, pop_handle::Kept};
+use futures_util::future::join_all;
 use rocketmq_common::{
     Error as ClientError, StoredMessage,
     pop::ReceiptHandle,
     protocol::{AckMessage, BatchAck, BatchAcks, ChangeInvisibleTime, OffsetBits, SendBack},
     remote::ResponseCode,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 impl PopGroup {
     /// Says that a message is done.
@@ -43,7 +48,11 @@ impl PopGroup {
         outcome
     }
 
-    async fn ack_of_broker(&self, broker_name: &Arc<str>, messages: &[&Kept]) -> Result<(), Error> {
+    /// Says that messages of one broker are done, in one request where the broker can read it.
+    pub(crate) async fn ack_of_broker(&self, broker_name: &Arc<str>, messages: &[&Kept]) -> Result<(), Error> {
+        if self.without_batches().contains(broker_name) {
+            return self.ack_each(messages).await;
+        }
         let (acks, alone) = batch(&self.group, messages);
         let expired = messages.iter().any(|kept| kept.has_expired());
         let mut outcome = Ok(());
@@ -52,18 +61,24 @@ impl PopGroup {
             match self.client.batch_ack(acks, self.client.request_deadline()).await {
                 // The first brokers that knew pops did not know this.
                 Err(error) if error.response_code() == Some(ResponseCode::REQUEST_CODE_NOT_SUPPORTED) => {
-                    for kept in messages {
-                        outcome = outcome.and(self.ack(kept).await);
-                    }
-                    return outcome;
+                    self.without_batches().insert(broker_name.clone());
+                    return self.ack_each(messages).await;
                 }
                 told => outcome = told.map_err(refused),
             }
         }
-        for kept in alone {
-            outcome = outcome.and(self.ack(kept).await);
-        }
+        outcome = outcome.and(self.ack_each(&alone).await);
         outcome.and(if expired { Err(Error::Expired) } else { Ok(()) })
+    }
+
+    /// Says that messages are done, each by a request of its own; the first error counts.
+    async fn ack_each(&self, messages: &[&Kept]) -> Result<(), Error> {
+        let outcomes = join_all(messages.iter().map(|kept| self.ack(kept))).await;
+        outcomes.into_iter().collect()
+    }
+
+    fn without_batches(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.without_batches.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Hides a message for another time, from now on.
@@ -101,6 +116,14 @@ impl PopGroup {
             ..handle.clone()
         };
         Ok(Kept { expires: tokio::time::Instant::now() + invisible, ..Kept::fresh(kept.topic.clone(), handle) })
+    }
+
+    /// Makes a message visible again within a second or two, for any member. Where the broker cannot be told, that happens
+    /// at the end of its invisible time.
+    pub(crate) async fn make_visible(&self, kept: &Kept) {
+        if let Err(error) = self.hide(kept, VISIBLE_SOON).await {
+            tracing::debug!(handle = %kept, error = &error as &dyn std::error::Error, "message not made visible again");
+        }
     }
 
     /// Puts a message into the group's dead letter queue. It is still to be acknowledged.
@@ -164,6 +187,8 @@ fn refused(error: ClientError) -> Error {
     }
 }
 
+/// Brokers look in steps of a second.
+const VISIBLE_SOON: Duration = Duration::from_secs(1);
 /// Below any delay level: the message does not come again.
 const DEAD: i32 = -1;
 

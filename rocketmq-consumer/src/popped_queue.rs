@@ -121,6 +121,12 @@ impl PoppedQueue {
         hidden.is_some()
     }
 
+    /// The bytes of bodies that the limits leave room for.
+    pub(crate) fn byte_room(&self) -> usize {
+        let unsettled = self.unsettled();
+        unsettled.limits.bytes.saturating_sub(unsettled.bytes)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.unsettled().messages.len()
     }

@@ -1,15 +1,16 @@
 use crate::{
     Error, Filter, PopConfig, PoppedMessage,
     handle::{Handle, Stop},
+    option_conflicts::check_client,
     pop_config::{check_invisible, check_max},
     pop_group::{ALL_QUEUES, PopGroup, is_passing},
     pop_watch::Watches,
-    subscription::wants,
-    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew},
+    report::Report,
+    subscriptions::{Subscriptions, look_routes_up, one_more, remove, renew, supersede_known},
     wiring::{Wired, Wiring},
 };
 use rocketmq_common::{
-    Backoff, Ending, Error as ClientError, MessageQueue,
+    Backoff, ConditionKind, Ending, Error as ClientError, Health, MessageQueue,
     protocol::{ConsumeType, ConsumerData, MASTER_ID, MessageModel, SubscriptionData},
     random::random_u64,
     remote::Deadline,
@@ -33,6 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Popper {
     pub(crate) pops: Arc<PopGroup>,
+    pub(crate) report: Report,
     pub(crate) config: PopConfig,
     subscriptions: Mutex<Arc<Subscriptions>>,
     /// Where the next round of the brokers begins.
@@ -43,6 +45,7 @@ pub(crate) struct Popper {
     owns_client: bool,
     /// The client's heartbeats name the group because of this member.
     registered: AtomicBool,
+    runtime: Runtime,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
     ending: Ending<Result<(), Error>>,
@@ -58,16 +61,10 @@ struct Round {
     failure: Option<Error>,
 }
 
-/// What a broker gave: the messages for the user, and whether there were others.
-#[derive(Debug, Default)]
-struct Taken {
-    messages: Vec<PoppedMessage>,
-    unwanted: bool,
-}
-
 impl Popper {
     pub(crate) async fn start(wiring: Wiring, config: PopConfig) -> Result<Handle<Self>, Error> {
         config.check()?;
+        check_client(wiring.client.is_some(), &config.client)?;
         // What comes again does so by retry topics of the topics themselves, which are popped along with them.
         let Wired { client, owns_client, group, subscriptions } = wiring.wire(&config.client, false).await?;
         let pops = PopGroup {
@@ -75,10 +72,13 @@ impl Popper {
             group,
             start_at: config.start_at,
             is_ordered: config.is_ordered,
+            without_batches: Arc::default(),
             max_reconsume_times: config.max_reconsume_times,
         };
+        let report = Report::new(pops.client.clone(), pops.group.clone());
         let popper = Arc::new(Self {
             pops: Arc::new(pops),
+            report,
             config,
             subscriptions: Mutex::new(Arc::new(subscriptions)),
             turn: AtomicUsize::default(),
@@ -86,6 +86,7 @@ impl Popper {
             watches: Watches::default(),
             owns_client,
             registered: AtomicBool::new(false),
+            runtime: Runtime::current(),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             ending: Ending::new(Runtime::current()),
@@ -100,6 +101,12 @@ impl Popper {
         handle.pops.client.heartbeat().await;
         tracing::info!(group = %handle.pops.group, client = %handle.pops.client.id(), "pop consumer started");
         Ok(handle)
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let mut health = self.pops.client.health();
+        health.conditions.extend(self.report.conditions.current());
+        health
     }
 
     /// The group, as the user names it.
@@ -130,21 +137,23 @@ impl Popper {
             let rung = bell.borrow_and_update().clone();
             let mut round = Round::default();
             for (target, subscription) in self.targets(rung, &mut round).await {
-                match self.pop(&target, &subscription, max, invisible_ms).await {
-                    Ok(taken) if !taken.messages.is_empty() => return Ok(taken.messages),
-                    Ok(taken) => {
+                match self.pop(target.clone(), subscription.clone(), max, invisible_ms).await {
+                    Ok(popped) if !popped.is_empty() => {
+                        self.report.queue_works(ConditionKind::Pop, &target);
+                        return Ok(popped.claim());
+                    }
+                    Ok(popped) => {
+                        self.report.queue_works(ConditionKind::Pop, &target);
                         round.answered = true;
-                        round.unwanted |= taken.unwanted;
-                        if !taken.unwanted && !until.has_passed() {
+                        round.unwanted |= popped.unwanted;
+                        if !popped.unwanted && !until.has_passed() {
                             Watches::watch(self, &target, &subscription);
                         }
                     }
                     Err(error) => {
                         self.rest(&target, &error);
-                        tracing::debug!(
-                            group = %self.pops.group, topic = %target.topic, broker = %target.broker_name,
-                            error = &error as &dyn std::error::Error, "nothing popped"
-                        );
+                        let in_a_row = if is_passing(&error) { failures + 1 } else { u32::MAX };
+                        self.report.queue_failed(ConditionKind::Pop, &target, in_a_row, &error);
                         round.failure = Some(error);
                     }
                 }
@@ -180,9 +189,18 @@ impl Popper {
         let mut targets = Vec::new();
         for (topic, subscription) in self.subscriptions().iter() {
             let route = match self.pops.client.route(topic).await {
-                Ok(route) => route,
+                Ok(route) => {
+                    match route.read_queues().is_empty() {
+                        true => self.report.topic_is_missing(topic, "has no queue that may be read"),
+                        false => self.report.topic_is_there(topic),
+                    }
+                    route
+                }
                 // It is consumed once it is there.
-                Err(ClientError::TopicNotFound { .. }) => continue,
+                Err(ClientError::TopicNotFound { .. }) => {
+                    self.report.topic_is_missing(topic, "does not exist");
+                    continue;
+                }
                 Err(error) => {
                     round.failure = Some(error.into());
                     continue;
@@ -224,27 +242,14 @@ impl Popper {
         self.resting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes messages of one broker, without waiting for any. What nobody wants is done with, and what came too often is a
-    /// dead letter.
-    async fn pop(
-        &self,
-        target: &MessageQueue,
-        subscription: &SubscriptionData,
-        max: i32,
-        invisible_ms: i64,
-    ) -> Result<Taken, Error> {
-        let came = self.pops.pop(target, subscription, max, invisible_ms).await?;
-        let count = came.len();
-        let wanted = self.pops.keep_wanted(&self.tasks, came, |message| wants(subscription, message)).await;
-        let popped = |(message, kept)| {
-            PoppedMessage::new(self.pops.client.namespace().strip_message(message), kept, self.pops.clone())
-        };
-        let messages: Vec<_> = wanted.into_iter().map(popped).collect();
-        Ok(Taken { unwanted: messages.len() < count, messages })
+    /// Runs a task in the runtime that the consumer was started in.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     pub(crate) async fn subscribe(self: &Arc<Self>, topic: String, filter: &Filter) -> Result<(), Error> {
-        let new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        let mut new = one_more(&self.pops.client, &self.pops.group, topic, filter).await?;
+        supersede_known(&self.pops.client, &self.pops.group, &mut new).await;
         self.change_subscriptions(|subscriptions| {
             renew(subscriptions, new);
             Ok(())
@@ -254,7 +259,12 @@ impl Popper {
 
     pub(crate) async fn unsubscribe(self: &Arc<Self>, topic: &str) -> Result<(), Error> {
         let topic = self.pops.client.namespace().wrap(topic);
-        self.change_subscriptions(|subscriptions| remove(subscriptions, &topic)).await
+        self.change_subscriptions(|subscriptions| {
+            remove(subscriptions, &topic)?;
+            self.report.topic_gone(&topic);
+            Ok(())
+        })
+        .await
     }
 
     /// Ends what waits, lets dead letters come through, leaves the group.
@@ -269,17 +279,19 @@ impl Popper {
         self.tasks.close();
         let finished = timeout_at(deadline.instant(), self.tasks.wait()).await.is_ok();
         let messages = if finished { 0 } else { self.tasks.len() };
+        let leaving = deadline.at_least(CLOSING);
         if self.registered.swap(false, Ordering::AcqRel) {
-            self.pops.client.unregister_consumer(&self.pops.group).await;
+            // Goes on in the background where a broker does not answer in time.
+            let _ = timeout_at(leaving.instant(), self.pops.client.unregister_consumer(&self.pops.group)).await;
         }
         if self.owns_client {
-            self.pops.client.shutdown(deadline.at_least(CLOSING)).await;
+            self.pops.client.shutdown(leaving).await;
         }
         tracing::info!(group = %self.pops.group, "pop consumer shut down");
         if finished { Ok(()) } else { Err(Error::Unfinished { messages, queues: 0, cause: None }) }
     }
 
-    fn subscriptions(&self) -> Arc<Subscriptions> {
+    pub(crate) fn subscriptions(&self) -> Arc<Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -314,7 +326,7 @@ impl Popper {
     }
 
     async fn look_routes_up(&self) {
-        look_routes_up(&self.pops.client, &self.subscriptions()).await;
+        let _ = look_routes_up(&self.pops.client, &self.subscriptions()).await;
     }
 }
 
@@ -334,5 +346,5 @@ const REST: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
 /// How long nobody listens to the bell after it rang in vain.
 const IN_VAIN: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-/// What closing connections gets even where waiting has used up the time.
+/// How long leaving the group and closing connections get even if waiting has used up the time.
 const CLOSING: Duration = Duration::from_secs(1);

@@ -8,15 +8,17 @@
 use crate::{
     Error,
     assigned::AssignedQueue,
+    decode::decompress_within,
     member::Member,
     outcome::DEAD,
     pop_config::millis,
-    pop_group::{PopGroup, is_passing},
+    pop_group::PopGroup,
     pop_handle::Kept,
     popped_queue::{Hidden, PoppedQueue},
     subscription::wants,
+    undecodable::{is_alone, is_malformed},
 };
-use rocketmq_common::{Backoff, StoredMessage, random::random_u64};
+use rocketmq_common::{Backoff, ConditionKind, StoredMessage, random::random_u64};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -29,6 +31,7 @@ pub(crate) async fn pop(member: Arc<Member>, assigned: Arc<AssignedQueue>, settl
         () = member.given_up.cancelled() => {}
         () = pop_on(&member, &assigned, settle) => {}
     }
+    member.report.queue_gone(&assigned.queue);
 }
 
 async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Duration) {
@@ -50,6 +53,9 @@ async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Dur
         // Not dropped when the queue is given up: what it brings is hidden from all others.
         let came = member.pops.pop(queue, subscription, config.pop_batch, millis(config.pop_invisible_time)).await;
         pause = Duration::ZERO;
+        if came.is_ok() {
+            member.report.queue_works(ConditionKind::Pop, queue);
+        }
         match came {
             Ok(came) if came.is_empty() => {
                 failures = 0;
@@ -70,9 +76,7 @@ async fn pop_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: Dur
             Err(error) => {
                 failures = failures.saturating_add(1);
                 pause = BACKOFF.wait(failures, random_u64());
-                tracing::debug!(
-                    group = %member.group, %queue, failures, error = &error as &dyn std::error::Error, "popping pauses"
-                );
+                member.report.queue_failed(ConditionKind::Pop, queue, failures, &error);
             }
         }
     }
@@ -84,9 +88,16 @@ async fn take(
     assigned: &Arc<AssignedQueue>,
     popped: &PoppedQueue,
     began: Instant,
-    came: Vec<(StoredMessage, Kept)>,
+    mut came: Vec<(StoredMessage, Kept)>,
 ) {
-    let is_wanted = |message: &StoredMessage| wants(&assigned.subscription, message) && member.passes_filter(message);
+    // Those without room are ours all the same: they are decompressed when their turn comes. A filter of the user's own has to
+    // see them all.
+    let room = if member.has_filter() { usize::MAX } else { popped.byte_room() };
+    decompress_within(&mut came, |(message, _)| message, room, member.config.max_body_bytes).await;
+    let is_wanted = |message: &StoredMessage| {
+        is_malformed(message)
+            || wants(&assigned.subscription, message) && (is_alone(message) || member.passes_filter(message))
+    };
     let mut messages = Vec::with_capacity(came.len());
     for (message, kept) in member.pops.keep_wanted(&member.tasks, came, is_wanted).await {
         if popped.enter(&message, kept) {
@@ -135,39 +146,7 @@ impl Member {
         if queue.popped.is_none() {
             return queue.finish_all(epoch, messages.iter().map(StoredMessage::queue_offset));
         }
-        // Not waited for: the next call need not be later for it.
-        let (member, queue, messages) = (self.clone(), queue.clone(), messages.to_vec());
-        self.spawn(async move {
-            let Some(popped) = &queue.popped else { return };
-            for message in &messages {
-                tokio::select! {
-                    () = member.given_up.cancelled() => {}
-                    () = member.acknowledge(popped, message) => {}
-                }
-            }
-        });
-    }
-
-    async fn acknowledge(&self, popped: &PoppedQueue, message: &StoredMessage) {
-        let Some(hidden) = popped.get(message) else { return };
-        let kept = hidden.kept.lock().await;
-        let mut failures = 0;
-        let outcome = loop {
-            match self.pops.ack(&kept).await {
-                Err(error) if is_passing(&error) && failures < MOST_FAILURES && !kept.has_expired() => {
-                    failures += 1;
-                    sleep(BACKOFF.wait(failures, random_u64())).await;
-                }
-                outcome => break outcome,
-            }
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(),
-                error = &error as &dyn std::error::Error, "done, and may come again"
-            );
-        }
-        popped.remove(message);
+        self.acknowledge_soon(queue, messages);
     }
 
     /// A popped message was not consumed: it comes again after a time, or is a dead letter. Where the broker cannot be
@@ -185,7 +164,7 @@ impl Member {
         };
         if let Err(error) = outcome {
             tracing::warn!(
-                group = %self.group, topic = message.topic(), message_id = %message.message_id(), is_dead,
+                group = %self.group, topic = message.topic(), message_id = %message.printable_id(), is_dead,
                 error = &error as &dyn std::error::Error, "message not given back: it comes again by itself"
             );
         }
@@ -263,10 +242,7 @@ impl PopGroup {
 
     /// Has a message come again at once. It does so by itself, only later, where the broker cannot be told.
     async fn show(&self, hidden: &Hidden) {
-        let kept = hidden.kept.lock().await;
-        if let Err(error) = self.hide(&kept, AT_ONCE).await {
-            tracing::debug!(handle = %*kept, error = &error as &dyn std::error::Error, "message not given back");
-        }
+        self.make_visible(&*hidden.kept.lock().await).await;
     }
 }
 
@@ -276,7 +252,7 @@ impl PopGroup {
 /// # Protocol
 /// Java: `MessageStoreConfig.messageDelayLevel`, and `CONSUMER_SEND_MSG_BACK`, which begins at level 3.
 /// `popDelayLevel` of Java's push consumer is the same from there on.
-fn delay(level: i32, reconsume_times: i32) -> Duration {
+pub(crate) fn delay(level: i32, reconsume_times: i32) -> Duration {
     let level = if level > 0 { level } else { reconsume_times.max(0).saturating_add(FIRST_LEVEL) };
     let index = usize::try_from(level).unwrap_or(1).clamp(1, DELAYS.len()) - 1;
     Duration::from_secs(DELAYS[index])
@@ -284,9 +260,6 @@ fn delay(level: i32, reconsume_times: i32) -> Duration {
 
 const DELAYS: [u64; 18] = [1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200];
 const FIRST_LEVEL: i32 = 3;
-const MOST_FAILURES: u32 = 3;
-/// Brokers look in steps of a second.
-const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often one looks, in an invisible time, whether it is half over.
 const LOOKS: u32 = 6;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));

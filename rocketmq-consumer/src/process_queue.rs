@@ -123,6 +123,11 @@ impl ProcessQueue {
         self.bytes
     }
 
+    /// The bytes of bodies that the limits leave room for.
+    pub(crate) fn byte_room(&self) -> usize {
+        self.limits.bytes.saturating_sub(self.bytes)
+    }
+
     /// Whether another pull may be made. As in Java the limits may be passed by one pull.
     pub(crate) fn has_room(&self) -> bool {
         let span = match (self.slots.front(), self.slots.back()) {

@@ -2,11 +2,14 @@ use crate::{
     Error, Filter, Position, PullConsumerBuilder,
     handle::Handle,
     member::Member,
+    polling::Choice,
     pull_once::{Pulled, pull_once},
+    shutdown::until_signal,
     source::Sources,
 };
 use rocketmq_common::{Client, MessageQueue, StoredMessage};
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -53,7 +56,7 @@ impl PullConsumer {
         Self { handle: Arc::new(handle), sources: Arc::default() }
     }
 
-    fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Member> {
         &self.handle
     }
 
@@ -63,7 +66,8 @@ impl PullConsumer {
     /// done. So who polls from several tasks has to commit by hand.
     ///
     /// # Errors
-    /// [`Error::ShutDown`].
+    /// [`Error::Undecodable`] where the next message of a queue cannot be decoded: the queue waits until it is
+    /// [skipped](Self::skip). [`Error::ShutDown`].
     ///
     /// # Cancel safety
     /// No message is lost when the future is dropped.
@@ -150,7 +154,21 @@ impl PullConsumer {
     /// # Cancel safety
     /// Once this has been polled the queues are taken and given up, even if the future is dropped.
     pub async fn assign(&self, queues: impl IntoIterator<Item = MessageQueue>) -> Result<(), Error> {
-        self.member().assign(queues.into_iter().collect()).await
+        self.member().assign(Choice { queues: queues.into_iter().collect(), topics: BTreeSet::new() }).await
+    }
+
+    /// Fetches from all queues of these topics from now on, and no others, as
+    /// [`assign`](Self::assign) of their queues; those that appear later are fetched from as well, see
+    /// [`PullConsumerBuilder::assign_all`].
+    ///
+    /// # Errors
+    /// As [`assign`](Self::assign).
+    ///
+    /// # Cancel safety
+    /// As [`assign`](Self::assign).
+    pub async fn assign_all(&self, topics: impl IntoIterator<Item = impl Into<String>>) -> Result<(), Error> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.member().assign(Choice { queues: BTreeSet::new(), topics }).await
     }
 
     /// Subscribes to a topic more, or to one with another filter, as
@@ -180,6 +198,65 @@ impl PullConsumer {
     pub async fn unsubscribe(&self, topic: &str) -> Result<(), Error> {
         self.handle.expect_in_group()?;
         self.member().unsubscribe(topic).await
+    }
+
+    /// Goes on behind a message that cannot be decoded: the one at `offset`, with which a poll has failed
+    /// ([`Error::Undecodable`]). The message counts as done then.
+    ///
+    /// A message may be malformed, or its body not decompress. A poll does not pass it silently: it fails with that error, and
+    /// the queue waits, while polls go on to answer messages of other queues; one that has none fails again.
+    ///
+    /// ```no_run
+    /// # use rocketmq_consumer::{Error, PullConsumer};
+    /// # async fn run(puller: PullConsumer) -> Result<(), Error> {
+    /// match puller.poll(std::time::Duration::from_secs(1)).await {
+    ///     Ok(messages) => println!("{} messages", messages.len()),
+    ///     Err(Error::Undecodable { queue, offset, message, .. }) => {
+    ///         puller.send_back(&message, -1).await?;
+    ///         puller.skip(&queue, offset)?;
+    ///     }
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotAssigned`]; [`Error::NothingToSkip`] where no such message waits at that offset.
+    pub fn skip(&self, queue: &MessageQueue, offset: i64) -> Result<(), Error> {
+        self.handle.skip(queue, offset)
+    }
+
+    /// Sends a message back to its broker for the group: with a `delay_level` of 0 (the broker chooses) or above to the
+    /// group's retry topic, which a pull consumer reads only if it subscribes to it, and with -1 to its dead letter queue.
+    /// The position of the queue does not change.
+    ///
+    /// # Errors
+    /// [`Error::Client`] where no broker takes it; [`Error::ShutDown`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the message may have been sent back or not.
+    ///
+    /// # Protocol
+    /// `CONSUMER_SEND_MSG_BACK` (36); Java: `DefaultMQPullConsumer.sendMessageBack`.
+    pub async fn send_back(&self, message: &StoredMessage, delay_level: i32) -> Result<(), Error> {
+        self.member().send_back_polled(message, delay_level).await
+    }
+
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PullConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.handle.health()
     }
 
     /// The queues that belong to this consumer now.
@@ -221,6 +298,8 @@ impl PullConsumer {
     /// # Errors
     /// [`Error::Client`] for an offset below 0 or another `max`, with the broker's code where it refuses, and where it does
     /// not answer within `wait`, [`request_timeout`](crate::ClientConfig::request_timeout) and 5 s; [`Error::ShutDown`].
+    /// [`Error::Undecodable`] where the first message cannot be decoded; messages before such a one are returned, up to its
+    /// offset. To skip it, pull from its offset and 1 on.
     ///
     /// # Cancel safety
     /// A future that is dropped leaves nothing behind.
@@ -281,6 +360,19 @@ impl PullConsumer {
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.member().shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.handle.stopped).await;
+        self.shutdown().await
     }
 
     fn wire_queue(&self, queue: &MessageQueue) -> MessageQueue {

@@ -1,6 +1,7 @@
 use crate::{
     Error, Filter,
-    fetch::{tell_filter, wanted_of},
+    decode::PulledRecords,
+    fetch::tell_filter,
     member::Member,
     pull_from::pull_from,
     source::Sources,
@@ -86,28 +87,54 @@ pub(crate) async fn pull_once(
     };
     tell_filter(&mut request, &subscription);
     let deadline = Deadline::after(wait.saturating_add(client.config().request_timeout).saturating_add(SCAN));
-    let mut source = sources.of(&queue);
-    let answer = tokio::select! {
-        biased;
-        () = member.stopped.cancelled() => return Err(Error::ShutDown),
-        answer = pull_from(&mut source, client, &route, &queue, &request, deadline) => answer,
+    let ask = async |request: &PullMessage| {
+        let mut source = sources.of(&queue);
+        let answer = tokio::select! {
+            biased;
+            () = member.stopped.cancelled() => return Err(Error::ShutDown),
+            answer = pull_from(&mut source, client, &route, &queue, request, deadline) => answer,
+        };
+        sources.keep(&queue, source, Instant::now());
+        Ok(answer?)
     };
-    sources.keep(&queue, source, Instant::now());
-    let answer = answer?;
+    let mut answer = ask(&request).await?;
     let status = match answer.code {
         ResponseCode::SUCCESS => PullStatus::Found,
         ResponseCode::PULL_NOT_FOUND => PullStatus::NoNewMessage,
         ResponseCode::PULL_RETRY_IMMEDIATELY => PullStatus::NoMatchedMessage,
         _ => PullStatus::OffsetIllegal,
     };
-    let messages = match status {
-        PullStatus::Found => wanted_of(member, &queue, &subscription, &answer),
-        _ => Vec::new(),
-    };
+    let (mut messages, mut next_offset) = (Vec::new(), answer.header.next_begin_offset);
+    if status == PullStatus::Found {
+        let mut records = PulledRecords::read(&queue, &subscription, offset, max, &answer);
+        if records.is_cut && records.len() == 0 {
+            // The next record is malformed. Only alone it is known where it ends.
+            let offset = records.next_offset();
+            request = PullMessage {
+                queue_offset: offset,
+                max_messages: 1,
+                sys_flag: request.sys_flag & !PullSysFlag::SUSPEND,
+                ..request
+            };
+            answer = ask(&request).await?;
+            records = PulledRecords::read(&queue, &subscription, offset, 1, &answer);
+        }
+        let config = &member.config;
+        messages = records.take_within(config.max_bytes_per_queue, config.max_body_bytes).await;
+        next_offset = records.next_offset();
+        if let Some(at) = messages.iter().position(|message| message.decode_error().is_some()) {
+            match member.undecodable(&queue, &messages[at]) {
+                Some(error) if at == 0 => return Err(error),
+                _ => next_offset = messages[at].queue_offset(),
+            }
+            messages.truncate(at);
+        }
+        messages.retain(|message| member.passes_filter(message));
+    }
     Ok(Pulled {
         messages: messages.iter().map(|message| member.as_the_user_sees_it(message)).collect(),
         status,
-        next_offset: answer.header.next_begin_offset,
+        next_offset,
         min_offset: answer.header.min_offset,
         max_offset: answer.header.max_offset,
     })

@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, PushConfig, PushConsumerBuilder, Statistics,
     handle::Handle,
     member::{Manner, Member},
+    shutdown::until_signal,
     wiring::Wiring,
 };
 use rocketmq_common::{Client, MessageQueue};
@@ -27,6 +28,22 @@ impl PushConsumer {
 
     pub(crate) async fn start(wiring: Wiring, manner: Manner) -> Result<Self, Error> {
         Member::start(wiring, manner).await.map(|handle| Self(Arc::new(handle)))
+    }
+
+    /// The state of this consumer, for a health check: connections, heartbeats, assigned queues, and what fails at the
+    /// moment. Nobody is asked, so it returns at once. Names are those on the wire, with the namespace.
+    ///
+    /// ```no_run
+    /// # fn check(consumer: &rocketmq_consumer::PushConsumer) {
+    /// let health = consumer.health();
+    /// if !health.is_ok() {
+    ///     println!("{} brokers, queues: {:?}", health.connected_brokers.len(), health.assigned_queues);
+    ///     health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// }
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.0.health()
     }
 
     /// The queues that belong to this member now, those of the retry topic included. Where an operator has the group
@@ -123,16 +140,42 @@ impl PushConsumer {
     /// its call is broken off after [`shutdown_timeout`](PushConfig::shutdown_timeout), and its message comes again. So
     /// have a task of its own do it.
     ///
+    /// It returns within [`shutdown_timeout`](PushConfig::shutdown_timeout), whatever the listener does, and at most 2.2 s
+    /// later where brokers do not answer. Only a listener that blocks every thread of the runtime delays it further: see
+    /// [`listener`](PushConsumerBuilder::listener).
+    ///
     /// # Errors
     /// [`Error::Unfinished`] where calls were still under way after
-    /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; everything has ended all
-    /// the same, and those messages come again. [`Error::ShutDown`] where the consumer's runtime has ended before.
+    /// [`shutdown_timeout`](PushConfig::shutdown_timeout), or offsets could not be recorded; those messages come again.
+    /// Calls on threads ([`blocking_listener`](PushConsumerBuilder::blocking_listener)) run to their end, everything else
+    /// has ended. [`Error::ShutDown`] where the consumer's runtime has ended before.
     ///
     /// # Cancel safety
     /// Once this has been polled it goes on by itself, even if the future is dropped. A second call, at once or later, waits
     /// for the first and answers the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.0.shutdown().await
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// consumer is shut down elsewhere.
+    ///
+    /// ```no_run
+    /// # async fn run(consumer: rocketmq_consumer::PushConsumer) -> Result<(), rocketmq_consumer::Error> {
+    /// // SIGTERM, as Kubernetes sends it: `tokio::signal::unix::signal(SignalKind::terminate())`.
+    /// consumer.shutdown_on(tokio::signal::ctrl_c()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        until_signal(signal, &self.0.stopped).await;
+        self.shutdown().await
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {

@@ -13,17 +13,14 @@ use crate::{
     statistics::QueueMeter,
     subscriptions::now_ms,
 };
+use futures_util::future::join_all;
 use rocketmq_common::{
     Error, MessageQueue,
     message::names::{is_retry_topic, retry_topic},
     pop::PopSource,
     protocol::{RequestMode, SubscriptionData},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
@@ -46,9 +43,14 @@ pub(crate) async fn rebalance(member: Arc<Member>) {
                 () = sleep(pause) => {}
             }
         };
+        let compare = async {
+            if balance == Balance::Done {
+                member.compare_subscriptions().await;
+            }
+        };
         tokio::select! {
             () = member.stopped.cancelled() => return,
-            () = wait => {}
+            ((), ()) = async { tokio::join!(wait, compare) } => {}
         }
     }
 }
@@ -63,37 +65,44 @@ pub(crate) enum Balance {
 }
 
 impl Member {
-    /// One round over all topics.
+    /// One round over all topics, all of them at once: what one waits for, a broker or a call under way, delays no other.
     async fn rebalance_once(self: &Arc<Self>) -> Balance {
-        let mut balance = Balance::Done;
-        for (topic, subscription) in self.subscriptions().iter() {
-            let share = tokio::select! {
-                () = self.stopped.cancelled() => return balance,
-                share = self.share_of(topic) => share,
-            };
-            let of_topic = match share {
-                Ok(Some(share)) => {
-                    let mode = share.mode();
-                    let balance = self.take_over(topic, subscription, share).await;
-                    self.follow_mode(topic, mode).await;
-                    balance
+        let subscriptions = self.subscriptions();
+        let of_topics = subscriptions.iter().map(|(topic, subscription)| self.rebalance_topic(topic, subscription));
+        join_all(of_topics).await.into_iter().max().unwrap_or(Balance::Done)
+    }
+
+    async fn rebalance_topic(self: &Arc<Self>, topic: &Arc<str>, subscription: &Arc<SubscriptionData>) -> Balance {
+        let share = tokio::select! {
+            () = self.stopped.cancelled() => return Balance::Done,
+            share = self.share_of(topic) => share,
+        };
+        match share {
+            Ok(Some(share)) => {
+                self.report.is_assigned(topic);
+                let is_empty = self.client.known_route(topic).is_some_and(|route| route.read_queues().is_empty());
+                match is_empty && !is_retry_topic(topic) {
+                    true => self.report.topic_is_missing(topic, "has no queue that may be read"),
+                    false => self.report.topic_is_there(topic),
                 }
-                Ok(None) => Balance::Failed,
-                Err(Error::TopicNotFound { .. }) => {
-                    // The group's retry topic comes with its first heartbeat, a topic with its first message.
-                    tracing::debug!(group = %self.group, %topic, "topic does not exist yet");
-                    if **topic == *retry_topic(&self.group) { Balance::Failed } else { Balance::Done }
+                let mode = share.mode();
+                let balance = self.take_over(topic, subscription, share).await;
+                self.follow_mode(topic, mode).await;
+                balance
+            }
+            Ok(None) => Balance::Failed,
+            Err(Error::TopicNotFound { .. }) => {
+                // The group's retry topic comes with its first heartbeat, a topic with its first message.
+                if !is_retry_topic(topic) {
+                    self.report.topic_is_missing(topic, "does not exist");
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        group = %self.group, %topic, error = &error as &dyn std::error::Error, "cannot share queues out"
-                    );
-                    Balance::Failed
-                }
-            };
-            balance = balance.max(of_topic);
+                if **topic == *retry_topic(&self.group) { Balance::Failed } else { Balance::Done }
+            }
+            Err(error) => {
+                self.report.not_assigned(topic, &error);
+                Balance::Failed
+            }
         }
-        balance
     }
 
     /// Gives up the queues of a topic that are ours no more, then begins those that are now.
@@ -103,7 +112,7 @@ impl Member {
         subscription: &Arc<SubscriptionData>,
         share: Share,
     ) -> Balance {
-        let _changing = self.changing_queues.lock().await;
+        let _changing = self.changing_queues.read().await;
         if !self.subscriptions().get(topic).is_some_and(|current| Arc::ptr_eq(current, subscription)) {
             return Balance::Failed;
         }
@@ -125,31 +134,45 @@ impl Member {
             self.tell_change(topic, Vec::new(), given_up);
             return Balance::Done;
         }
-        let wanted = new.len();
-        let taken: BTreeMap<MessageQueue, Option<Order>> = match self.locks_queues() {
-            true => self.take_locks(new).await.into_iter().map(|(queue, order)| (queue, Some(order))).collect(),
-            false => new.into_iter().map(|queue| (queue, self.order_without_lock())).collect(),
-        };
-        if self.stopped.is_cancelled() {
-            if self.locks_queues() {
-                self.give_up_locks(taken.into_keys()).await;
-            }
-            return Balance::Done;
-        }
-        let balance = if taken.len() == wanted { Balance::Done } else { Balance::AwaitsLock };
         // Whoever has the lock knows that the last owner is done.
-        let settle = if members != Some(1) && !self.locks_queues() { SETTLE } else { Duration::ZERO };
-        let news = taken.keys().chain(&popped).cloned().collect();
-        let limits = self.share_limits(topic, taken.len() + popped.len());
-        for (queue, order) in taken {
-            tracing::info!(group = %self.group, %queue, members, "queue taken");
-            self.begin_queue(queue, subscription.clone(), order, limits, settle);
-        }
+        let is_settled = members == Some(1) || self.locks_queues();
+        let settle = if is_settled { Duration::ZERO } else { settle_time(self.config.revoke_timeout) };
+        let settle_pops = if is_settled { Duration::ZERO } else { SETTLE };
+        let wanted = new.len();
+        let limits = self.share_limits(topic, wanted + popped.len());
+        let mut news: Vec<MessageQueue> = Vec::with_capacity(wanted + popped.len());
         for queue in popped {
             tracing::info!(group = %self.group, %queue, "queue taken, to be popped");
+            news.push(queue.clone());
             let beside = Beside::Popped(PoppedQueue::new(limits.of_pops()));
             let assigned = self.assign_queue(queue, subscription.clone(), beside, limits);
-            self.spawn(pop(self.clone(), assigned, settle));
+            self.spawn(pop(self.clone(), assigned, settle_pops));
+        }
+        let popped = news.len();
+        let mut begin = |queue: MessageQueue, order| {
+            tracing::info!(group = %self.group, %queue, members, "queue taken");
+            news.push(queue.clone());
+            self.begin_queue(queue, subscription.clone(), order, limits, settle);
+        };
+        if self.locks_queues() {
+            let mut locking = self.take_locks(new);
+            while let Some(granted) = locking.join_next().await {
+                let granted = granted.unwrap_or_default();
+                if self.stopped.is_cancelled() {
+                    self.give_up_locks(granted.into_keys()).await;
+                    continue;
+                }
+                granted.into_iter().for_each(|(queue, order)| begin(queue, Some(order)));
+            }
+        } else {
+            new.into_iter().for_each(|queue| begin(queue, self.order_without_lock()));
+        }
+        if self.stopped.is_cancelled() {
+            return Balance::Done;
+        }
+        let balance = if news.len() == wanted + popped { Balance::Done } else { Balance::AwaitsLock };
+        if balance != Balance::Done {
+            self.share_limits(topic, 0);
         }
         self.tell_change(topic, news, given_up);
         balance
@@ -210,7 +233,7 @@ impl Member {
         let Ok(data) = Filter::all().subscription(&retry_topic, now_ms()) else { return };
         // Fails where the consumer has been shut down.
         let _ = self
-            .change_subscriptions(|subscriptions| {
+            .change_subscriptions(BTreeSet::new(), |subscriptions| {
                 match is_pulled && subscriptions.contains_key(topic) {
                     true => _ = subscriptions.insert(retry_topic, Arc::new(data)),
                     false => _ = subscriptions.remove(&retry_topic),
@@ -323,5 +346,12 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How soon a lock that another member has is asked for again. Java: `RebalanceImpl.rebalanceByTopic`.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-/// How long a new owner leaves the old one to finish and to record its offset, as the Java client does.
+/// How long a new owner leaves the old one to hear of it and to record its offset, as the Java client does.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long a new owner waits before it asks where to begin: the old one, whose configuration is the same, may wait for
+/// the messages in hand for `revoke_timeout` before it records its offset. Began the new one earlier, it would consume
+/// them as well.
+fn settle_time(revoke_timeout: Duration) -> Duration {
+    revoke_timeout.saturating_add(SETTLE)
+}

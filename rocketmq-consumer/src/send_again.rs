@@ -36,7 +36,7 @@ impl Member {
             match self.client.send_message(&queue.broker_name, &request, body, deadline).await {
                 Ok(_) => {
                     tracing::info!(
-                        group = %self.group, topic = message.topic(), message_id = %message.message_id(), to = %queue,
+                        group = %self.group, topic = message.topic(), message_id = %message.printable_id(), to = %queue,
                         "message sent to the retry topic"
                     );
                     return Ok(());
@@ -91,7 +91,8 @@ fn new_message(message: &StoredMessage, topic: Arc<str>, limit: i32, delay_level
         default_topic: AUTO_CREATE_TOPIC.into(),
         default_topic_queue_nums: 1,
         queue_id: 0,
-        sys_flag: 0,
+        // Other members may be able to decompress what this one is not.
+        sys_flag: if message.is_compressed() { message.sys_flag() & COMPRESSION_BITS } else { 0 },
         born_timestamp_ms: message.born_timestamp_ms(),
         flag: message.flag(),
         properties: Some(properties.into_string()),
@@ -104,6 +105,8 @@ fn new_message(message: &StoredMessage, topic: Arc<str>, limit: i32, delay_level
     }
 }
 
+/// Bits of the system flag that say whether and how a body is compressed.
+const COMPRESSION_BITS: i32 = 0x701;
 /// Under which Java's consumers send. Java: `MixAll.CLIENT_INNER_PRODUCER_GROUP`.
 const PRODUCER_GROUP: &str = "CLIENT_INNER_PRODUCER";
 /// The delay level of the first retry.

@@ -9,12 +9,11 @@ use crate::{
 };
 use rocketmq_common::{
     Error, MessageQueue, TopicRoute,
-    internal::LogOnChange,
     protocol::{Assignment, Assignments, RequestMode},
     remote::ResponseCode,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -26,22 +25,22 @@ use std::{
 /// How the members of a group share queues, and who is told.
 pub(crate) struct Sharing {
     pub(crate) strategy: Arc<dyn AllocateStrategy>,
+    /// The user has chosen the strategy.
+    pub(crate) is_chosen: bool,
     pub(crate) by_broker: bool,
     pub(crate) told: Option<ChangeHook>,
     /// That no broker shares the queues out has been logged.
     warned: AtomicBool,
-    /// The topics for which the strategy has no answer.
-    failures: LogOnChange<Arc<str>>,
 }
 
 impl Default for Sharing {
     fn default() -> Self {
         Self {
             strategy: Arc::new(Allocate::average()),
+            is_chosen: false,
             by_broker: false,
             told: None,
             warned: AtomicBool::new(false),
-            failures: LogOnChange::default(),
         }
     }
 }
@@ -100,14 +99,19 @@ enum Answer {
 impl Member {
     /// Our queues of a topic; `None` where that cannot be told now, and those we have stay.
     pub(crate) async fn share_of(&self, topic: &Arc<str>) -> Result<Option<Share>, Error> {
-        let route = self.client.route(topic).await?;
+        let route = self.client.route(topic).await;
+        self.first_routes.note(topic, &route);
+        let route = route?;
         if self.is_broadcast {
             return Ok(Some(Share::of(route.read_queues().iter().cloned().collect(), 1)));
         }
         if self.sharing.by_broker {
             match self.ask_broker(topic, &route).await? {
                 Answer::Ours(share) => return Ok(Some(share)),
-                Answer::Nothing => return Ok(None),
+                Answer::Nothing => {
+                    self.report.not_a_member(topic);
+                    return Ok(None);
+                }
                 Answer::NotMine(reason) => {
                     if !self.sharing.warned.swap(true, Ordering::Relaxed) {
                         tracing::warn!(group = %self.group, %topic, reason, "members share the queues out by themselves");
@@ -117,29 +121,15 @@ impl Member {
         }
         let mut members = self.client.consumer_list(&self.group, topic).await?;
         if !members.iter().any(|id| **id == **self.client.id()) {
-            tracing::debug!(group = %self.group, %topic, "not in the member list: heartbeat");
+            self.report.not_a_member(topic);
             self.client.heartbeat_soon();
             return Ok(None);
         }
         sort_members(&mut members);
         match self.allocate(topic, &members, route.read_queues()) {
-            Ok(queues) => {
-                if self.sharing.failures.ends(&**topic) {
-                    tracing::info!(group = %self.group, %topic, "queues can be allocated again");
-                }
-                Ok(Some(Share::of(queues, members.len())))
-            }
+            Ok(queues) => Ok(Some(Share::of(queues, members.len()))),
             Err(failure) => {
-                let (group, strategy) = (&self.group, self.sharing.strategy.name());
-                let is_news = self.sharing.failures.begins(topic.clone(), &failure);
-                let error = &failure as &dyn std::error::Error;
-                if is_news {
-                    tracing::error!(
-                        %group, %topic, strategy, error, "cannot allocate queues: this member keeps those it has"
-                    );
-                } else {
-                    tracing::debug!(%group, %topic, strategy, error, "still cannot allocate queues");
-                }
+                self.report.not_assigned(topic, &failure);
                 Ok(None)
             }
         }
@@ -192,14 +182,20 @@ fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue], may_po
             false => Answer::NotMine("brokers do not know the strategy"),
         };
     };
+    let by_queue: HashSet<&MessageQueue> = known.iter().collect();
+    let mut by_broker: HashMap<(&str, &str), &MessageQueue> = HashMap::new();
+    for queue in known {
+        by_broker.entry((&queue.topic, &queue.broker_name)).or_insert(queue);
+    }
     let mut share = Share::default();
     for Assignment { message_queue, mode, .. } in assigned {
         let queue = MessageQueue::from(message_queue);
-        let is_it = |known: &&MessageQueue| match queue.queue_id {
-            ..0 => mode == RequestMode::Pop && (&known.topic, &known.broker_name) == (&queue.topic, &queue.broker_name),
-            _ => **known == queue,
+        let known = match queue.queue_id {
+            ..0 if mode == RequestMode::Pop => by_broker.get(&(&*queue.topic, &*queue.broker_name)),
+            ..0 => None,
+            _ => by_queue.get(&queue),
         };
-        let Some(known) = known.iter().find(is_it) else { return Answer::Nothing };
+        let Some(known) = known.copied() else { return Answer::Nothing };
         // The route's own, which share their names.
         let queue = MessageQueue { queue_id: queue.queue_id.max(ALL_QUEUES), ..known.clone() };
         match mode {
@@ -216,13 +212,14 @@ fn read(assignments: Assignments, strategy: &str, known: &[MessageQueue], may_po
 macro_rules! sharing_setters {
     () => {
         /// How the members of the group share the queues of a topic: one of [`Allocate`](crate::Allocate), or a strategy of
-        /// your own. All members need the same. Default [`Allocate::average`](crate::Allocate::average). A broadcast
-        /// has nothing to share.
+        /// your own. All members need the same. Default [`Allocate::average`](crate::Allocate::average). An error at
+        /// the start where nothing is shared out: in a broadcast, and with assigned queues.
         ///
         /// # Protocol
         /// Java: `setAllocateMessageQueueStrategy` of `DefaultMQPushConsumer` and `DefaultLitePullConsumer`.
         pub fn allocate(mut self, strategy: impl crate::AllocateStrategy + 'static) -> Self {
             self.manner.sharing.strategy = std::sync::Arc::new(strategy);
+            self.manner.sharing.is_chosen = true;
             self
         }
 
@@ -336,6 +333,15 @@ mod tests {
         assert_eq!(read(assigned(&[(-1, RequestMode::Pull)]), "AVG", &known(), true), Answer::Nothing);
         assert_eq!(read(assigned(&[(-1, RequestMode::Pop)]), "AVG", &[], true), Answer::Nothing);
         assert_eq!(read(Assignments::default(), "AVG_BY_CIRCLE", &known(), true), Answer::Nothing);
+    }
+
+    #[test]
+    fn very_many_queues_are_read_in_no_time() {
+        // With a search over all queues for each, this would take minutes.
+        const QUEUES: i32 = 100_000;
+        let known: Vec<_> = (0..QUEUES).map(|id| MessageQueue::new("T", "b", id)).collect();
+        let all: Vec<_> = (0..QUEUES).rev().map(|id| (id, RequestMode::Pull)).collect();
+        assert_eq!(read(assigned(&all), "AVG", &known, true), pulled(&known));
     }
 
     #[test]

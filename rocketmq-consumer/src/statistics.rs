@@ -325,8 +325,8 @@ impl QueueMeter {
         }
     }
 
-    /// A listener call has ended that began at `began`.
-    pub(crate) fn called(&self, began: Instant, messages: usize, failed: usize) {
+    /// A listener call has ended that began at `began`. Returns when it ended.
+    pub(crate) fn called(&self, began: Instant, messages: usize, failed: usize) -> Instant {
         let now = Instant::now();
         self.topic.calls.note(now.saturating_duration_since(began));
         if messages > failed {
@@ -336,6 +336,12 @@ impl QueueMeter {
             self.topic.failed.fetch_add(failed as u64, Relaxed);
         }
         self.consumed_at.store(self.millis_at(now), Relaxed);
+        now
+    }
+
+    /// Messages have failed without a listener call.
+    pub(crate) fn failed(&self, messages: usize) {
+        self.topic.failed.fetch_add(messages as u64, Relaxed);
     }
 
     /// A pull is made.

@@ -1,6 +1,7 @@
 use crate::{
     PushConsumer,
     assigned::{AssignedQueue, InHand},
+    decode::needs_decompressing,
     interceptor::{Consumed, Watch},
     member::Member,
     outcome::DEAD,
@@ -73,17 +74,33 @@ impl Stream for MessageStream {
                     if !task.queue.may_begin(&task.messages) {
                         continue;
                     }
-                    let message = member.as_the_user_sees_it(&task.messages);
-                    let watch = member.interceptors.before(member.group(), [&message], false);
+                    let mut stored = task.messages;
+                    if needs_decompressing(&stored) {
+                        // A popped one for which there was no room before. Nothing can be awaited here.
+                        if let Err(cause) = stored.decompress(member.config.max_body_bytes) {
+                            stored.set_decode_error(cause);
+                        }
+                    }
+                    let message = member.as_the_user_sees_it(&stored);
+                    let failed = member.fail_undecoded(&task.queue, slice::from_ref(&stored));
+                    let watch = match failed {
+                        Some(_) => None,
+                        None => member.interceptors.before(member.group(), [&message], false),
+                    };
                     let settling = Settling {
                         watch,
                         given_out: Instant::now(),
                         member,
                         queue: task.queue,
                         epoch: task.epoch,
-                        stored: task.messages,
+                        stored,
                         _in_hand: in_hand,
                     };
+                    if let Some(failed) = failed {
+                        settling.member.tell_failed(&settling.stored, &failed.reason);
+                        Box::new(settling).give_back_in_background(0);
+                        continue;
+                    }
                     return Poll::Ready(Some(Delivery { message, settling: Some(Box::new(settling)) }));
                 }
             }
@@ -187,12 +204,16 @@ impl Drop for Delivery {
 impl Settling {
     /// Gives the message back in the background: until that is done it stays in hand.
     fn give_back(self: Box<Self>, delay_level: i32) {
-        let member = self.member.clone();
-        if member.given_up.is_cancelled() {
+        if self.member.given_up.is_cancelled() {
             // Nothing was recorded for it, so it comes again anyway.
             return;
         }
         self.tell(Consumed::Failed { messages: 1, reason: "not acknowledged" });
+        self.give_back_in_background(delay_level);
+    }
+
+    fn give_back_in_background(self: Box<Self>, delay_level: i32) {
+        let member = self.member.clone();
         let giving_back = async move {
             tokio::select! {
                 () = self.member.given_up.cancelled() => {}

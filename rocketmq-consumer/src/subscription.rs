@@ -25,6 +25,14 @@ pub enum FilterError {
         /// The expression.
         expression: String,
     },
+    /// A tag has a bar in it: several tags are separated by two bars.
+    #[error("the tag {tag:?} of {expression:?} holds a |; tags are separated by ||")]
+    Bar {
+        /// The tag.
+        tag: String,
+        /// The expression.
+        expression: String,
+    },
     /// An SQL expression is empty.
     #[error("the SQL expression is empty")]
     EmptySql,
@@ -94,6 +102,9 @@ impl Filter {
         }
         if let Expression::Tags(expression) = &self.0 {
             for tag in expression.split("||").map(str::trim).filter(|tag| !tag.is_empty()) {
+                if tag.contains('|') {
+                    return Err(FilterError::Bar { tag: tag.to_owned(), expression: expression.clone() });
+                }
                 if !data.tags_set.iter().any(|known| known == tag) {
                     data.tags_set.push(tag.to_owned());
                     data.code_set.push(java_hash(tag));
@@ -147,5 +158,16 @@ mod tests {
     fn bars_without_tags_are_refused() {
         assert!(Filter::tags("||").subscription("t", 1).is_err());
         assert!(Filter::tags(" || ").subscription("t", 1).is_err());
+    }
+
+    #[test]
+    fn a_single_bar_divides_nothing_and_is_refused() {
+        let refused = |expression: &str| match Filter::tags(expression).subscription("t", 1) {
+            Err(FilterError::Bar { tag, .. }) => tag,
+            other => panic!("{expression}: {other:?}"),
+        };
+        assert_eq!(refused("a|b"), "a|b");
+        assert_eq!(refused("a || b | c"), "b | c");
+        assert_eq!(refused("a ||| b"), "| b");
     }
 }

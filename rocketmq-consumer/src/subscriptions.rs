@@ -1,24 +1,21 @@
 use crate::{Error, Filter};
 use rocketmq_common::{
-    Client, Namespace,
+    Client, Namespace, TopicRoute,
     message::names::{check_topic, is_retry_topic, retry_topic},
-    protocol::{ExpressionType, SubscriptionData},
+    protocol::{ExpressionType, KnownSubscription, SubscriptionData},
 };
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 /// What is subscribed to, by topic.
 pub(crate) type Subscriptions = BTreeMap<Arc<str>, Arc<SubscriptionData>>;
 
 /// The subscriptions by topic, that to the group's retry topic included.
 pub(crate) fn parse(group: &str, given: Vec<(String, Filter)>) -> Result<Subscriptions, Error> {
-    if given.is_empty() {
-        return Err(Error::NoSubscription);
-    }
     let version_ms = now_ms();
     let mut parsed = Subscriptions::new();
     for (topic, filter) in given {
@@ -98,6 +95,38 @@ pub(crate) async fn one_more(
     Ok(new)
 }
 
+/// Has brokers take these subscriptions in place of those that the members of the group have now with other filters:
+/// they keep the one of the greatest version, which is a time, and the clock of this host may be behind.
+///
+/// # Protocol
+/// Java: `ConsumerGroupInfo.updateSubscription`. Nothing tells a member that its subscription was passed over.
+pub(crate) async fn supersede_known(client: &Client, group: &Arc<str>, subscriptions: &mut Subscriptions) {
+    // Every broker of the group knows all of them.
+    let Some(topic) = subscriptions.keys().find(|topic| !is_retry_topic(topic)).cloned() else { return };
+    let asking = client.group_subscriptions(group, &topic);
+    let known = match timeout(LONGEST_QUESTION, asking).await {
+        Ok(Ok(known)) => known,
+        Ok(Err(error)) => {
+            tracing::debug!(%group, error = &error as &dyn std::error::Error, "subscriptions of the group not known");
+            return;
+        }
+        Err(_) => return,
+    };
+    for (topic, data) in subscriptions {
+        if let Some(version) = known.get(&**topic).and_then(|known| version_above(known, data)) {
+            tracing::info!(%group, %topic, version, "the clock is behind that of another member with another filter");
+            Arc::make_mut(data).sub_version = version;
+        }
+    }
+}
+
+/// The version that a subscription needs to take the place of one with another filter.
+fn version_above(known: &KnownSubscription, data: &SubscriptionData) -> Option<i64> {
+    let expression_type = known.expression_type.as_deref().unwrap_or(ExpressionType::Tag.name());
+    let is_same = known.sub_string == data.sub_string && expression_type == data.expression_type.name();
+    (!is_same && known.sub_version >= data.sub_version).then(|| known.sub_version.saturating_add(1))
+}
+
 /// Whether two subscriptions to a topic say different things of it.
 pub(crate) fn clash(topic: &str, known: &Subscriptions, new: &Subscriptions) -> bool {
     let differ = |known: &SubscriptionData, new: &SubscriptionData| {
@@ -127,22 +156,46 @@ pub(crate) fn remove(subscriptions: &mut Subscriptions, topic: &str) -> Result<(
 }
 
 /// Looks the routes of all topics up at once; a topic that does not exist yet has none.
-pub(crate) async fn look_routes_up(client: &Client, subscriptions: &Subscriptions) {
+pub(crate) async fn look_routes_up(client: &Client, subscriptions: &Subscriptions) -> Vec<(Arc<str>, LookUp)> {
     let mut looking_up = JoinSet::new();
     for topic in subscriptions.keys() {
         let (client, topic) = (client.clone(), topic.clone());
         looking_up.spawn(async move {
-            if let Err(error) = client.route(&topic).await {
-                tracing::debug!(%topic, error = &error as &dyn std::error::Error, "no route yet");
+            let answer = client.route(&topic).await;
+            if let Err(error) = &answer {
+                tracing::debug!(%topic, error = error as &dyn std::error::Error, "no route yet");
             }
+            (topic, answer)
         });
     }
-    looking_up.join_all().await;
+    looking_up.join_all().await
 }
+
+/// What a look-up of a route came to.
+pub(crate) type LookUp = Result<Arc<TopicRoute>, rocketmq_common::Error>;
+
+/// How long a start may wait for what brokers know of the group.
+const LONGEST_QUESTION: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_changed_filter_is_newer_than_the_known_one_whatever_the_clock_says() {
+        let data = |filter: Filter, version_ms| filter.subscription("t", version_ms).unwrap();
+        let known = |sub_string: &str, sub_version| KnownSubscription {
+            sub_string: sub_string.to_owned(),
+            expression_type: None,
+            sub_version,
+        };
+        assert_eq!(version_above(&known("old", 900), &data(Filter::tags("new"), 100)), Some(901));
+        assert_eq!(version_above(&known("old", 100), &data(Filter::tags("new"), 100)), Some(101));
+        assert_eq!(version_above(&known("old", 99), &data(Filter::tags("new"), 100)), None);
+        assert_eq!(version_above(&known("new", 900), &data(Filter::tags("new"), 100)), None, "it is no other filter");
+        let sql = KnownSubscription { expression_type: Some("SQL92".to_owned()), ..known("new", 900) };
+        assert_eq!(version_above(&sql, &data(Filter::tags("new"), 100)), Some(901));
+    }
 
     #[test]
     fn the_retry_topic_is_subscribed_to_as_well() {
@@ -164,7 +217,6 @@ mod tests {
         let twice = |one, other| parse("g", vec![("t".into(), Filter::tags(one)), ("t".into(), Filter::tags(other))]);
         assert!(matches!(twice("a", "b"), Err(Error::Clash { .. })));
         assert!(twice("a", "a").is_ok());
-        assert!(matches!(parse("g", vec![]), Err(Error::NoSubscription)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use crate::{
     Error, Filter,
-    subscriptions::{Subscriptions, check_filter, parse, wrapped},
+    subscriptions::{Subscriptions, check_filter, parse, supersede_known, wrapped},
 };
 use rocketmq_common::{
     Client, ClientConfig, NameServerSource,
@@ -15,6 +15,8 @@ pub(crate) struct Wiring {
     pub(crate) name_servers: NameServerSource,
     pub(crate) client: Option<Client>,
     pub(crate) subscriptions: Vec<(String, Filter)>,
+    /// Whether there has to be a subscription: a user who chooses queues may begin without any.
+    pub(crate) needs_subscription: bool,
 }
 
 /// What came of it: a client that runs, and names as the wire knows them.
@@ -28,13 +30,22 @@ pub(crate) struct Wired {
 
 impl Wiring {
     pub(crate) fn new(group: String) -> Self {
-        Self { group, name_servers: NameServerSource::default(), client: None, subscriptions: Vec::new() }
+        Self {
+            group,
+            name_servers: NameServerSource::default(),
+            client: None,
+            subscriptions: Vec::new(),
+            needs_subscription: true,
+        }
     }
 
     /// Checks everything, starts a client unless there is one, and has a broker look at the filters. The group's retry
     /// topic is subscribed to as well where messages come again by it.
     pub(crate) async fn wire(self, config: &ClientConfig, with_retry_topic: bool) -> Result<Wired, Error> {
         check_group(&self.group).map_err(rocketmq_common::Error::from)?;
+        if self.needs_subscription && self.subscriptions.is_empty() {
+            return Err(Error::NoSubscription);
+        }
         let mut subscriptions = parse(&self.group, self.subscriptions)?;
         if !with_retry_topic {
             subscriptions.remove(retry_topic(&self.group).as_str());
@@ -46,11 +57,13 @@ impl Wiring {
         };
         let group = client.namespace().wrap(&self.group).into_owned();
         check_group(&group).map_err(rocketmq_common::Error::from)?;
-        let subscriptions = wrapped(client.namespace(), subscriptions)?;
+        let mut subscriptions = wrapped(client.namespace(), subscriptions)?;
         for data in subscriptions.values() {
             check_filter(&client, &group, data).await?;
         }
-        Ok(Wired { client, owns_client, group: group.into(), subscriptions })
+        let group = group.into();
+        supersede_known(&client, &group, &mut subscriptions).await;
+        Ok(Wired { client, owns_client, group, subscriptions })
     }
 }
 
@@ -81,7 +94,8 @@ macro_rules! wiring_setters {
         }
 
         /// Shares the connections of a client that is there already, which its owner shuts down; the name servers given
-        /// here and the client's options in the configuration then do not count.
+        /// here then do not count. Options of the client in the configuration are an error at the start: the client
+        /// has its own.
         pub fn client(mut self, client: rocketmq_common::Client) -> Self {
             self.wiring.client = Some(client);
             self

@@ -310,7 +310,7 @@ impl Broker {
         if stored.reconsume_times == 0 || properties.get(property::FIRST_POP_TIME).is_none() {
             properties.set(property::FIRST_POP_TIME, &delivery.pop_time_ms.to_string());
         }
-        properties.set(ORIGIN_GROUP, group);
+        properties.set(property::ORIGIN_GROUP, group);
         let copy = Record {
             topic: &retry_topic,
             queue_id: 0,
@@ -515,6 +515,4 @@ pub(crate) const CLUSTER: &str = "DefaultCluster";
 /// A held pull whose filter lets none of the new messages pass is answered after this time, with a new offset. Java:
 /// `PullRequestHoldService` looks every five seconds.
 const UNMATCHED_TIME: Duration = Duration::from_secs(5);
-/// In what comes back to be popped again: for whom.
-const ORIGIN_GROUP: &str = "ORIGIN_GROUP";
 const EXPIRY_SCAN: Duration = Duration::from_secs(10);

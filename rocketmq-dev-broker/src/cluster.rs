@@ -348,6 +348,26 @@ impl DevCluster {
         messages
     }
 
+    /// How many records are stored under a topic, whether or not they can be read.
+    pub fn record_count(&self, topic: &str) -> usize {
+        self.brokers.iter().map(|(broker, _)| broker.store().log.records(topic).count()).sum()
+    }
+
+    /// Changes the stored record of a message, in the layout in which brokers store and answer it: to see what a client does
+    /// with a message that is damaged, or that another client wrote. Returns whether there is a message at that offset.
+    ///
+    /// ```
+    /// # async fn run(cluster: rocketmq_dev_broker::DevCluster) {
+    /// let queue = rocketmq_dev_broker::MessageQueue::new("orders", "broker-a", 0);
+    /// // A record begins with its size.
+    /// cluster.change_record(&queue, 3, |record| record[..4].fill(0xFF));
+    /// # }
+    /// ```
+    pub fn change_record(&self, queue: &MessageQueue, offset: i64, change: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let Some((broker, _)) = self.find(&queue.broker_name) else { return false };
+        broker.store().log.change(&queue.topic, queue.queue_id, offset, change)
+    }
+
     /// The offset a consumer group has recorded in a queue.
     pub fn committed_offset(&self, group: &str, queue: &MessageQueue) -> Option<i64> {
         let (broker, _) = self.find(&queue.broker_name)?;

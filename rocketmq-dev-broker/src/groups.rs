@@ -38,6 +38,7 @@ struct Member {
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) version: i64,
+    pub(crate) expression: String,
     pub(crate) expression_type: ExpressionType,
     pub(crate) filter: TagFilter,
 }
@@ -208,6 +209,11 @@ impl Groups {
     pub(crate) fn subscription(&self, group: &str, topic: &str) -> Option<Option<&Subscription>> {
         self.consumers.get(group).map(|group| group.subscriptions.get(topic))
     }
+
+    /// All that a group wants, by topic; `None` where the group has no member.
+    pub(crate) fn subscriptions(&self, group: &str) -> Option<impl Iterator<Item = (&String, &Subscription)>> {
+        self.consumers.get(group).map(|group| group.subscriptions.iter())
+    }
 }
 
 impl ConsumerGroup {
@@ -237,7 +243,12 @@ impl ConsumerGroup {
 
 impl Subscription {
     fn of(data: &SubscriptionData) -> Self {
-        Self { version: data.sub_version, expression_type: data.expression_type, filter: TagFilter::of(data) }
+        Self {
+            version: data.sub_version,
+            expression: data.sub_string.clone(),
+            expression_type: data.expression_type,
+            filter: TagFilter::of(data),
+        }
     }
 }
 

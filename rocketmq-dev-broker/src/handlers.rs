@@ -209,6 +209,7 @@ fn broker_handler(code: RequestCode) -> Handler {
         RequestCode::HEART_BEAT => Handler::Now(clients::heartbeat),
         RequestCode::UNREGISTER_CLIENT => Handler::Now(clients::unregister),
         RequestCode::GET_CONSUMER_LIST_BY_GROUP => Handler::Now(clients::list),
+        RequestCode::GET_CONSUMER_CONNECTION_LIST => Handler::Now(clients::connections),
         RequestCode::CHECK_CLIENT_CONFIG => Handler::Now(clients::check),
         RequestCode::LOCK_BATCH_MQ => Handler::Now(locks::lock),
         RequestCode::UNLOCK_BATCH_MQ => Handler::Now(locks::unlock),

@@ -19,6 +19,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`DevCluster::builder`] has several brokers, short delay levels, order topics and the like; [`DevCluster::on`] makes
+//! [rules](FaultRule) by which requests fail; [`DevCluster::messages`] and [`DevCluster::received`] show what came. All
+//! programs under `examples/` of the repository run against it. There are no features.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod broker;
 mod clock;

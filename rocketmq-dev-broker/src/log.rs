@@ -195,6 +195,25 @@ impl Log {
         self.queue(topic, queue_id)?.get(offset).map(|entry| entry.record.clone())
     }
 
+    /// Changes the stored bytes of a message; returns whether there is one at that offset.
+    pub(crate) fn change(
+        &mut self,
+        topic: &str,
+        queue_id: i32,
+        offset: i64,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let queue = usize::try_from(queue_id)
+            .ok()
+            .and_then(|queue_id| self.topics.get_mut(topic).and_then(|topic| topic.queues.get_mut(queue_id)));
+        let Some(entry) = queue.and_then(|queue| queue.get_mut(offset)) else { return false };
+        let mut record = entry.record.to_vec();
+        change(&mut record);
+        self.bytes = self.bytes - entry.record.len() + record.len();
+        entry.record = record.into();
+        true
+    }
+
     /// First offset still held, and next offset to be written.
     pub(crate) fn bounds(&self, topic: &str, queue_id: i32) -> Option<(i64, i64)> {
         self.queue(topic, queue_id).map(|queue| (queue.min(), queue.max()))

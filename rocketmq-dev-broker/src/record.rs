@@ -66,8 +66,11 @@ pub(crate) struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// Reads a record; `None` where it is none, which no record in a log is.
+    /// Reads a record; `None` where it is damaged.
     pub(crate) fn read(record: &'a [u8]) -> Option<Self> {
+        if usize::try_from(read_i32(record, 0)?).ok()? != record.len() {
+            return None;
+        }
         let flag = read_i32(record, FLAG)?;
         let sys_flag = read_i32(record, SYS_FLAG)?;
         let (born_host, at) = read_host(record, BORN_HOST, sys_flag & sys_flag::BORN_HOST_V6 != 0)?;

@@ -76,8 +76,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// Shares the connections of a client that is there already, which its owner shuts down; name servers and
-    /// [`ProducerConfig::client`] then do not count.
+    /// Shares the connections of a client that is there already, which its owner shuts down; name servers then do not
+    /// count. [`ProducerConfig::client`] is an error at the start: the client has its own options.
     pub fn client(mut self, client: Client) -> Self {
         self.client = Some(client);
         self

@@ -20,14 +20,18 @@ use std::{
 pub struct FaultTolerance {
     /// From which latency of a send on its broker is avoided for how long, by rising latency. Default, as in Java: from
     /// 550 ms on for 2 s, 1.8 s 5 s, 3 s 6 s, 5 s 10 s, 15 s 30 s.
+    #[serde(with = "steps")]
     pub latency_steps: Vec<(Duration, Duration)>,
     /// The latency that a failed attempt counts as. Default 10 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub failure_counts_as: Duration,
     /// Whether brokers that could not be reached are probed until they answer, and avoided until then. Default false.
     pub detector: bool,
     /// How often such a broker is probed. Default 2 s.
+    #[serde(with = "rocketmq_common::duration")]
     pub detect_interval: Duration,
     /// How long a probe may take. Default 200 ms.
+    #[serde(with = "rocketmq_common::duration")]
     pub detect_timeout: Duration,
 }
 
@@ -42,6 +46,29 @@ impl Default for FaultTolerance {
             detect_interval: Duration::from_secs(2),
             detect_timeout: ms(200),
         }
+    }
+}
+
+/// The latency steps, with short texts for their durations.
+mod steps {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    #[derive(Serialize, Deserialize)]
+    struct Step(
+        #[serde(with = "rocketmq_common::duration")] Duration,
+        #[serde(with = "rocketmq_common::duration")] Duration,
+    );
+
+    pub(super) fn serialize<S: Serializer>(steps: &[(Duration, Duration)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(steps.iter().map(|(latency, avoided)| Step(*latency, *avoided)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(Duration, Duration)>, D::Error> {
+        let steps = Vec::<Step>::deserialize(deserializer)?;
+        Ok(steps.into_iter().map(|Step(latency, avoided)| (latency, avoided)).collect())
     }
 }
 

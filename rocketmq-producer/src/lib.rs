@@ -12,9 +12,38 @@
 //! # }
 //! ```
 //!
-//! Three ways to send: [`Producer::send`] awaits the broker's answer, [`Producer::send_async`] queues the message and
-//! hands back a future of the answer, [`Producer::send_oneway`] expects none. [`Producer::send_batch`] sends many
-//! messages in one request.
+//! # Ways to send
+//!
+//! | way | entry point |
+//! |---|---|
+//! | await the broker's answer | [`Producer::send`] |
+//! | queue the message, and get a future of the answer | [`Producer::send_async`], [`PendingReceipt`], [`Producer::flush`] |
+//! | without an answer | [`Producer::send_oneway`] |
+//! | many messages in one request | [`Producer::send_batch`], [`send_batch_async`](Producer::send_batch_async), [`split_batch`](Producer::split_batch); [`ProducerConfig::linger`] gathers single sends |
+//! | to a queue of one's choice, or in order | [`Producer::send_to`] and the like, [`Select`], [`Message::sharding_key`] |
+//! | later, and called off | [`Message::delay_level`], [`Message::deliver_after`], [`Message::deliver_at`], [`Producer::recall`] |
+//! | in a transaction | [`ProducerBuilder::transaction_checker`], [`Producer::send_in_transaction`] |
+//! | a request that is replied to | [`Producer::request`], [`request_async`](Producer::request_async), [`StoredMessage::reply`] |
+//!
+//! # What goes with them
+//!
+//! - Options: [`ProducerConfig`], with a [`ClientConfig`]. They are read by serde, with durations such as `"5s"`.
+//!   [`FaultTolerance`] avoids slow brokers.
+//! - Errors: [`Error::is_retryable`] and [`Error::may_have_happened`] tell what to do; [`NotSent`] names every attempt.
+//! - [`SendInterceptor`] sees each send. Where name servers are: a list, or a [`resolver`].
+//!
+//! # Features
+//!
+//! `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library: the codecs of
+//! [`ProducerConfig::compression`].
+//!
+//! # Examples
+//!
+//! Programs under `examples/` of the repository, run by `cargo run --example NAME`: `quickstart`, `send`, `bulk`, `ordered`,
+//! `delayed`, `transaction`, `request`, `interceptor`, `names`, `config_file`. They need no cluster: the
+//! `rocketmq-dev-broker` runs in their process.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answers;
 mod attempt;

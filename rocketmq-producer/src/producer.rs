@@ -15,7 +15,7 @@ use crate::{
     transaction::{CHECKS_WAITING, answer_checks},
 };
 use rocketmq_common::{
-    Client, Ending, Message, NameServerSource,
+    Client, ClientConfig, Ending, Message, NameServerSource,
     message::names,
     protocol::{SendMessage, Stored},
     random::random_below,
@@ -92,6 +92,10 @@ impl Producer {
         let ProducerBuilder { group, name_servers, client, checker, interceptors, config } = builder;
         names::check_group(&group).map_err(rocketmq_common::Error::from)?;
         config.check()?;
+        if client.is_some() && config.client != ClientConfig::default() {
+            let message = "is set in the configuration, and the shared client has a configuration of its own";
+            return Err(rocketmq_common::Error::Config { option: "client", message }.into());
+        }
         let owns_client = client.is_none();
         let client = match client {
             Some(client) => client,
@@ -316,6 +320,44 @@ impl Producer {
             async move { shared.shut_down().await }
         };
         shared.ending.once(shut_down).await.unwrap_or(Err(Error::ShutDown))
+    }
+
+    /// The state of this producer's client, for a health check: connections, heartbeats, and what fails at the moment.
+    /// Nobody is asked, so it returns at once. A broker is connected when something is first sent to it.
+    ///
+    /// ```no_run
+    /// # fn check(producer: &rocketmq_producer::Producer) {
+    /// let health = producer.health();
+    /// println!("{} brokers connected", health.connected_brokers.len());
+    /// health.conditions.iter().for_each(|condition| println!("{condition}"));
+    /// # }
+    /// ```
+    pub fn health(&self) -> rocketmq_common::Health {
+        self.client().health()
+    }
+
+    /// Waits for `signal` and then [shuts down](Self::shutdown), whatever the signal's output is. Ends as well when the
+    /// producer is shut down elsewhere.
+    ///
+    /// ```no_run
+    /// # async fn run(producer: rocketmq_producer::Producer) -> Result<(), rocketmq_producer::Error> {
+    /// // SIGTERM, as Kubernetes sends it: `tokio::signal::unix::signal(SignalKind::terminate())`.
+    /// producer.shutdown_on(tokio::signal::ctrl_c()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    /// Before the signal, dropping the future changes nothing; afterwards as [`shutdown`](Self::shutdown).
+    pub async fn shutdown_on(&self, signal: impl Future) -> Result<(), Error> {
+        tokio::select! {
+            _ = signal => {}
+            () = self.shared().stopped.cancelled() => {}
+        }
+        self.shutdown().await
     }
 
     /// The producer group.

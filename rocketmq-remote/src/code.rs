@@ -96,6 +96,8 @@ codes! {
         UPDATE_AND_CREATE_SUBSCRIPTIONGROUP = 200,
         /// The connections of a consumer group.
         GET_CONSUMER_CONNECTION_LIST = 203,
+        /// Delete a topic on a broker.
+        DELETE_TOPIC_IN_BROKER = 215,
         /// From the broker: move a group's offsets.
         RESET_CONSUMER_CLIENT_OFFSET = 220,
         /// From the broker: a consumer's offsets.

@@ -2,6 +2,7 @@ mod outgoing;
 mod pending;
 mod processors;
 mod reserved;
+mod room;
 mod shared;
 mod silence;
 mod tasks;
@@ -10,7 +11,7 @@ pub use processors::{Incoming, Processors};
 pub use reserved::ReservedCall;
 
 use crate::{
-    CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode,
+    CloseCause, Command, Deadline, Error, HeadEncoding, MAX_FRAME_BYTES, Reply, Request, RequestCode, printable,
     request::Body as _, transport,
 };
 use pending::Outcome;
@@ -39,6 +40,7 @@ use tokio_util::task::TaskTracker;
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionOptions {
     /// Longest time to connect, name look-up included. Default 3 s.
+    #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
     /// Largest frame in either direction, its length word included. Default and maximum 16 MiB.
     pub max_frame_bytes: usize,
@@ -55,6 +57,7 @@ pub struct ConnectionOptions {
     /// requests use themselves does not belong here. Default none.
     pub request_fields: BTreeMap<String, String>,
     /// How long a peer may send nothing while calls expire before the connection is given up. Default 5 s.
+    #[serde(with = "crate::duration")]
     pub silence: Duration,
 }
 
@@ -146,7 +149,8 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Refused`] where the peer answers with a code the request was not declared to be answered with;
-    /// [`Error::TimedOut`], [`Error::NoRoom`] where the deadline passes; [`Error::Closed`] where the connection ends;
+    /// [`Error::TimedOut`], [`Error::NoRoom`], [`Error::DeadlinePassed`] where the deadline passes; [`Error::Closed`] where
+    /// the connection ends;
     /// [`Error::Encode`], [`Error::Decode`] where the request or the answer cannot be written or read, which harms no
     /// other call.
     ///
@@ -174,7 +178,7 @@ impl Connection {
     }
 
     /// Waits for room for a call, and returns the call, which is yet to be started. What room there is goes to those who
-    /// wait in the order in which they came.
+    /// wait in the order in which they came; a future that is not polled for 100 ms when it is its turn waits again.
     ///
     /// # Errors
     /// [`Error::NoRoom`] where the deadline passes, [`Error::Closed`], [`Error::Encode`].
@@ -192,7 +196,10 @@ impl Connection {
         let size = HEAD_BYTES + command.body.len() + command.fields.as_bytes().len();
         let call = match shared.calls.clone().try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.room(R::CODE, deadline, shared.calls.clone().acquire_owned()).await?,
+            Err(_) => {
+                let calls = shared.calls.clone();
+                self.room(R::CODE, deadline, move || calls.clone().acquire_owned()).await?
+            }
         };
         let bytes = self.byte_room(R::CODE, size, deadline).await?.forget();
         Ok(ReservedCall::new(command, call, self.clone(), bytes))
@@ -265,6 +272,12 @@ impl Connection {
             || self.close_cause().is_some()
     }
 
+    /// Whether calls have timed out, and the peer has sent nothing since they were made: it may be frozen. What does not
+    /// need an answer is not worth waiting for then.
+    pub fn is_unresponsive(&self) -> bool {
+        self.0.shared.unresponsive.load(Ordering::Relaxed)
+    }
+
     /// Resolves once the connection has ended.
     pub async fn ended(&self) {
         self.0.shared.ended.cancelled().await;
@@ -295,29 +308,35 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for permits until the deadline. A closed semaphore means a closed connection.
-    async fn room<P>(
+    /// Waits for permits until the deadline.
+    async fn room<P, F>(
         &self,
         code: RequestCode,
         deadline: Deadline,
-        permit: impl Future<Output = Result<P, tokio::sync::AcquireError>>,
-    ) -> Result<P, Error> {
-        match timeout_at(deadline.instant(), permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => {
+        acquire: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Result<P, Error>
+    where
+        P: Send + 'static,
+        F: Future<Output = Result<P, tokio::sync::AcquireError>> + Send + 'static,
+    {
+        room::room(&self.0.tasks, deadline.instant(), acquire).await.map_err(|refused| match refused {
+            room::Refused::Late => Error::NoRoom { addr: self.addr().clone(), code },
+            room::Refused::Closed => {
                 let cause = self.close_cause().unwrap_or_else(|| Arc::new(CloseCause::Local));
-                Err(self.closed(cause, false))
+                self.closed(cause, false)
             }
-            Err(_) => Err(Error::NoRoom { addr: self.addr().clone(), code }),
-        }
+        })
     }
 
-    async fn byte_room(&self, code: RequestCode, bytes: usize, deadline: Deadline) -> Result<BytePermits<'_>, Error> {
+    async fn byte_room(&self, code: RequestCode, bytes: usize, deadline: Deadline) -> Result<BytePermits, Error> {
         let shared = &self.0.shared;
         let count = shared.byte_permits(bytes);
-        let permit = match shared.bytes.try_acquire_many(count) {
+        let permit = match shared.bytes.clone().try_acquire_many_owned(count) {
             Ok(permit) => permit,
-            Err(_) => self.room(code, deadline, shared.bytes.acquire_many(count)).await?,
+            Err(_) => {
+                let bytes = shared.bytes.clone();
+                self.room(code, deadline, move || bytes.clone().acquire_many_owned(count)).await?
+            }
         };
         Ok(BytePermits(permit))
     }
@@ -341,9 +360,9 @@ impl Connection {
 }
 
 /// Permits for bytes that are about to be queued; they go back when the writer has written them.
-struct BytePermits<'a>(tokio::sync::SemaphorePermit<'a>);
+struct BytePermits(tokio::sync::OwnedSemaphorePermit);
 
-impl BytePermits<'_> {
+impl BytePermits {
     fn forget(self) -> usize {
         let count = self.0.num_permits();
         self.0.forget();
@@ -391,7 +410,8 @@ impl<R: Request> Drop for PendingReply<R> {
 fn read_answer<R: Request>(addr: Arc<str>, command: Command) -> Result<R::Reply, Error> {
     let code = command.response_code();
     if !R::is_ok(code) {
-        return Err(Error::Refused { addr, code, remark: command.remark.unwrap_or_default() });
+        let remark = printable(command.remark.as_deref().unwrap_or_default()).into_owned();
+        return Err(Error::Refused { addr, code, remark });
     }
     R::Reply::from_command(command).map_err(|source| Error::Decode { addr, code: R::CODE, source: source.into() })
 }

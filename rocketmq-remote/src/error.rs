@@ -1,4 +1,4 @@
-use crate::{RequestCode, ResponseCode};
+use crate::{RequestCode, ResponseCode, printable};
 use std::{io, sync::Arc, time::Duration};
 
 /// What went wrong with one call, or with the connection it needed.
@@ -38,6 +38,21 @@ pub enum Error {
         /// What was asked.
         code: RequestCode,
     },
+    /// The connection was made, but it was not ready when the deadline passed: the peer had not answered the heartbeat
+    /// that is the first request on it. The call was never sent.
+    #[error("connection to {addr} is not ready: the heartbeat on it was not answered in time")]
+    NotReady {
+        /// The peer.
+        addr: Arc<str>,
+    },
+    /// The deadline had passed before the request was queued; it was never sent.
+    #[error("{code} to {addr} was not sent: the deadline had passed")]
+    DeadlinePassed {
+        /// The peer.
+        addr: Arc<str>,
+        /// What was asked.
+        code: RequestCode,
+    },
     /// The deadline passed while the request waited for room on the connection; it was never sent.
     #[error("too many requests to {addr} in flight: {code} found no room in time")]
     NoRoom {
@@ -47,13 +62,13 @@ pub enum Error {
         code: RequestCode,
     },
     /// The peer answered with an error code.
-    #[error("{addr} answered {code}: {remark}")]
+    #[error("{addr} answered {code}: {remark}{}", hint(*code))]
     Refused {
         /// The peer.
         addr: Arc<str>,
         /// The peer's code.
         code: ResponseCode,
-        /// The peer's own words.
+        /// The peer's own words: [printable](crate::printable()), and shortened where they are very long.
         remark: String,
     },
     /// The request could not be written; nothing was sent.
@@ -82,7 +97,12 @@ impl Error {
     /// An answer with an error code is not judged here: which codes are worth a retry depends on what was asked.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Closed { .. } | Self::TimedOut { .. } | Self::NoRoom { .. } => true,
+            Self::Connect { .. }
+            | Self::Closed { .. }
+            | Self::TimedOut { .. }
+            | Self::NotReady { .. }
+            | Self::DeadlinePassed { .. }
+            | Self::NoRoom { .. } => true,
             Self::Refused { code, .. } => *code == ResponseCode::GO_AWAY,
             Self::Address { .. } | Self::Encode { .. } | Self::Decode { .. } => false,
         }
@@ -95,6 +115,8 @@ impl Error {
             Self::Closed { sent, .. } => *sent,
             Self::Address { .. }
             | Self::Connect { .. }
+            | Self::NotReady { .. }
+            | Self::DeadlinePassed { .. }
             | Self::NoRoom { .. }
             | Self::Refused { .. }
             | Self::Encode { .. } => false,
@@ -110,6 +132,15 @@ impl Error {
     }
 }
 
+/// What a code means beyond the words that come with it.
+fn hint(code: ResponseCode) -> &'static str {
+    if code == ResponseCode::REQUEST_CODE_NOT_SUPPORTED {
+        " (the server does not know this request: it is older than the request, or a server of another kind)"
+    } else {
+        ""
+    }
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -117,6 +148,9 @@ pub enum CloseCause {
     /// This side closed it.
     #[error("closed by this side")]
     Local,
+    /// The Tokio runtime that runs the connections of this client has ended.
+    #[error("the runtime of the client has ended")]
+    RuntimeEnded,
     /// The peer closed it.
     #[error("closed by the peer")]
     Peer,
@@ -232,7 +266,31 @@ impl FieldError {
     }
 }
 
-/// What the JSON parser or writer said.
+/// What the JSON parser or writer said. It may quote what a peer sent.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct JsonError(#[from] serde_json::Error);
+#[error("{}", printable(&.0.to_string()))]
+pub struct JsonError(serde_json::Error);
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_know_a_request_is_explained() {
+        let refused = |code| Error::Refused { addr: "b:1".into(), code, remark: "no".to_owned() }.to_string();
+        assert!(refused(ResponseCode::REQUEST_CODE_NOT_SUPPORTED).contains("does not know this request"));
+        assert_eq!(refused(ResponseCode::SYSTEM_BUSY), "b:1 answered SYSTEM_BUSY (2): no");
+    }
+
+    #[test]
+    fn what_the_json_parser_quotes_is_printable() {
+        let error = serde_json::from_str::<u32>(&format!("\"{}\"", "x".repeat(10_000))).unwrap_err();
+        assert!(JsonError::from(error).to_string().chars().count() < 1000);
+    }
+}

@@ -19,15 +19,22 @@
 //! # fn main() {}
 //! ```
 //!
+//! [`CommandCodec`] has the frames alone, [`duration`] reads and writes the times of configurations. There are no
+//! features.
+//!
 //! This crate knows commands and no topics: messages, routes and clients live in `rocketmq-common`.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod code;
 mod codec;
 mod command;
 mod connection;
 mod deadline;
+pub mod duration;
 mod error;
 mod fields;
+mod printable;
 mod request;
 mod transport;
 
@@ -38,4 +45,5 @@ pub use connection::{Connection, ConnectionOptions, Incoming, PendingReply, Proc
 pub use deadline::Deadline;
 pub use error::{CloseCause, DecodeError, EncodeError, Error, FieldError, JsonError};
 pub use fields::{ExtFields, Field, RawValue};
+pub use printable::printable;
 pub use request::{Answer, Body, Header, Json, Reply, Request};

@@ -91,6 +91,8 @@ impl Server for Container {
     fn signal(&mut self, signal: Signal) -> Result<()> {
         match signal {
             Signal::Kill => docker(&["kill", &self.name]),
+            Signal::Freeze => docker(&["pause", &self.name]),
+            Signal::Thaw => docker(&["unpause", &self.name]),
             // A script is the container's first process and would ignore the signal; the image's own script finds Java.
             Signal::Terminate => docker(&[
                 "exec",

@@ -28,6 +28,10 @@ pub(super) trait Server: Debug + Send + Sync {
 pub(super) enum Signal {
     Kill,
     Terminate,
+    /// The process stops running; the kernel still accepts connections to it and takes their bytes.
+    Freeze,
+    /// The end of `Freeze`.
+    Thaw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -84,6 +84,8 @@ impl Supervised {
         let flag = match signal {
             Signal::Kill => "-9",
             Signal::Terminate => "-15",
+            Signal::Freeze => "-STOP",
+            Signal::Thaw => "-CONT",
         };
         // By the shell, whose `kill` is always there; not every small system has it as a program.
         // It fails when the command is gone already, which is as well.

@@ -9,7 +9,10 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Context, Result, ensure};
-use rocketmq_consumer::{ClientConfig, Error, Filter, PushConfig, PushConsumerBuilder, StartAt, StoredMessage};
+use rocketmq_common::{Client, Message};
+use rocketmq_consumer::{
+    ClientConfig, ClientError, Error, Filter, PushConfig, PushConsumerBuilder, StartAt, StoredMessage,
+};
 use std::{collections::BTreeSet, path::Path, time::Duration};
 use tempfile::TempDir;
 
@@ -151,4 +154,71 @@ pub(crate) async fn what_fails_in_a_broadcast_does_not_hold_the_queue_up(cluster
         producer.shutdown().await?;
     }
     Ok(())
+}
+
+pub(crate) async fn a_member_on_a_shared_client_needs_a_lasting_name(cluster: &Cluster) -> Result<()> {
+    let (topic, group, folder) = (cluster.topic(2).await?, random_name("group"), TempDir::new()?);
+    let producer = cluster.producer().await?;
+    let client = async |instance_name: Option<&str>| {
+        let config = ClientConfig { instance_name: instance_name.map(str::to_owned), ..Default::default() };
+        Client::start([cluster.name_server()], config).await
+    };
+    let config = || {
+        let offset_dir = Some(folder.path().to_owned());
+        PushConfig { start_at: StartAt::First, offset_dir, ..Default::default() }
+    };
+    let start = async |client: Option<&Client>, inbox: &Inbox| {
+        let builder = cluster.consumer(&group).config(config()).broadcast().subscribe(&topic, Filter::all());
+        let builder = match client {
+            Some(client) => builder.client(client.clone()),
+            None => builder,
+        };
+        builder.listener(inbox.listener()).start().await
+    };
+    let of_topic = topic.clone();
+    let sent = send_from(2, &producer, 20, move |index| varied(&of_topic, index)).await?;
+    let nameless = client(None).await?;
+    let refused = start(Some(&nameless), &Inbox::new()).await;
+    let is_told = |error: &Error| matches!(error, Error::Client(ClientError::Config { option: "instance_name", .. }));
+    ensure!(refused.as_ref().is_err_and(is_told), "starting came to {:?}", refused.err());
+    cluster.at("with a store of its own, which asks for no name");
+    let (stored, store) = (Inbox::new(), crate::offset_stores::Memory::default());
+    let consumer = cluster.consumer(&group).broadcast().offset_store(store).client(nameless.clone());
+    let consumer = consumer.subscribe(&topic, Filter::all()).listener(stored.listener()).start().await?;
+    stored.has_each_once(sent.keys(), SOON).await?;
+    consumer.shutdown().await?;
+    nameless.shutdown(nameless.request_deadline()).await;
+
+    let mut all: BTreeSet<String> = sent.into_keys().collect();
+    // Without a shared client the name is a lasting one by default.
+    for name in [Some("lasting"), None] {
+        cluster.at(format!("started twice, {name:?}"));
+        let first = Inbox::new();
+        let shared = match name {
+            Some(_) => Some(client(name).await?),
+            None => None,
+        };
+        let consumer = start(shared.as_ref(), &first).await?;
+        // The second name has a file of its own: to it all is new.
+        first.has_all(&all, SOON).await?;
+        consumer.shutdown().await?;
+        if let Some(shared) = shared {
+            shared.shutdown(shared.request_deadline()).await;
+        }
+        let shared = match name {
+            Some(_) => Some(client(name).await?),
+            None => None,
+        };
+        let again = Inbox::new();
+        let consumer = start(shared.as_ref(), &again).await?;
+        let more = producer.send(Message::new(&topic, "more")).await?;
+        again.has_all([&more.message_id], SOON).await?;
+        consumer.shutdown().await?;
+        ensure!(again.ids() == [more.message_id.clone()].into(), "{} messages came, 1 was new", again.len());
+        if let Some(shared) = shared {
+            shared.shutdown(shared.request_deadline()).await;
+        }
+        all.insert(more.message_id);
+    }
+    Ok(producer.shutdown().await?)
 }

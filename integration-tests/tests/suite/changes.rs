@@ -115,12 +115,22 @@ pub(crate) async fn a_broker_at_another_address_is_found_again(cluster: &Cluster
     group.has_queues_in_time(4).await?;
     group.consumes_all().await?;
     cluster.expect_recorded(&group.name, &group.topic, group.sent.len()).await?;
+    let (late, new_topic) = (cluster.producer_with(ProducerConfig::default()).await?, random_name("new"));
+    let on_that_broker = Select::by(|queues: &[MessageQueue], _: &Message| {
+        queues.iter().position(|queue| &*queue.broker_name == "broker-b").unwrap_or(usize::MAX)
+    });
+    let send_new = async || late.send_to(on_that_broker.clone(), Message::new(&new_topic, "body")).await;
     cluster.at("the broker moves");
     cluster.stop_broker_at(1).await?;
+    // By the route of the template as the producer knows it, which still names the old address.
+    ensure!(send_new().await.is_err(), "sent to a broker that is gone");
     cluster.move_broker(1).await?;
     cluster.start_broker_at(1).await?;
     group.has_queues_in_time(4).await?;
     cluster.at("the broker is elsewhere");
+    let receipt = eventually(SOON, async || send_new().await.context("not sent to the new topic")).await?;
+    ensure!(&*receipt.queue.broker_name == "broker-b", "stored in {}", receipt.queue);
+    late.shutdown().await?;
     group.consumes_all().await?;
     cluster.expect_recorded(&group.name, &group.topic, group.sent.len()).await?;
     group.end().await

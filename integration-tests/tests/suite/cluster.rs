@@ -6,10 +6,10 @@ use rocketmq_common::{
     Client, ClientConfig, MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records},
     protocol::{Permission, PullMessage, PullSysFlag},
-    remote::{Connection, ConnectionOptions, Deadline, Processors, ResponseCode},
+    remote::{Connection, ConnectionOptions, Deadline, Json, Processors, ResponseCode},
 };
 use rocketmq_consumer::{PushConfig, PushConsumer, PushConsumerBuilder, StartAt};
-use rocketmq_dev_broker::DevCluster;
+use rocketmq_dev_broker::{DevCluster, RequestCode};
 use rocketmq_integration_tests::real::{JavaProgram, RealCluster};
 use rocketmq_producer::{Producer, ProducerConfig};
 use std::{
@@ -37,6 +37,20 @@ rocketmq_remote::request! {
         topic_sys_flag: i32 = "topicSysFlag",
         order: bool = "order",
     }
+}
+
+rocketmq_remote::request! {
+    DELETE_TOPIC_IN_BROKER(()) -> ();
+    /// Deletes a topic on one broker. Java: `DeleteTopicRequestHeader`.
+    struct DeleteTopic {
+        topic: String = "topic",
+    }
+}
+
+rocketmq_remote::request! {
+    UPDATE_AND_CREATE_SUBSCRIPTIONGROUP(Json<serde_json::Value>) -> ();
+    /// Creates a consumer group on one broker, or changes it. Java: `SubscriptionGroupConfig`.
+    struct CreateGroup {}
 }
 
 rocketmq_remote::request! {
@@ -223,6 +237,52 @@ impl Cluster {
         Ok(())
     }
 
+    /// Deletes a topic, and all that is stored under it, on every broker.
+    pub(crate) async fn delete_topic(&self, topic: &str) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => {
+                ('a'..='z').for_each(|letter| dev.remove_topic(topic, &format!("broker-{letter}")));
+            }
+            Servers::Real { broker_addresses, .. } => {
+                for address in broker_addresses {
+                    let options = ConnectionOptions::default();
+                    let connection = Connection::dial(address, options, Processors::new()).await?;
+                    let request = DeleteTopic { topic: topic.to_owned() };
+                    connection.call(&request, (), Deadline::after(SOON)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a consumer group on the first of the real brokers, or changes it.
+    pub(crate) async fn create_group(&self, group: &str, brokers: usize, is_enabled: bool) -> Result<()> {
+        let Servers::Real { broker_addresses, .. } = &self.servers else { bail!("the dev broker needs no groups") };
+        for index in 0..brokers.min(broker_addresses.len()) {
+            self.create_group_at(group, index, is_enabled).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`create_group`](Self::create_group), on one real broker.
+    pub(crate) async fn create_group_at(&self, group: &str, index: usize, is_enabled: bool) -> Result<()> {
+        let Servers::Real { broker_addresses, .. } = &self.servers else { bail!("the dev broker needs no groups") };
+        let address = broker_addresses.get(index).context("no such broker")?;
+        let config = serde_json::json!({
+            "groupName": group,
+            "consumeEnable": is_enabled,
+            "consumeFromMinEnable": true,
+            "consumeBroadcastEnable": true,
+            "retryQueueNums": 1,
+            "retryMaxTimes": 16,
+            "brokerId": 0,
+            "whichBrokerWhenConsumeSlowly": 1,
+            "notifyConsumerIdsChangedEnable": true,
+        });
+        let connection = Connection::dial(address, ConnectionOptions::default(), Processors::new()).await?;
+        Ok(connection.call(&CreateGroup {}, Json(config), Deadline::after(SOON)).await?)
+    }
+
     /// The queues of a topic.
     pub(crate) async fn queues(&self, topic: &str) -> Result<Vec<MessageQueue>> {
         Ok(self.client().await?.route(&topic.into()).await?.read_queues().to_vec())
@@ -296,6 +356,29 @@ impl Cluster {
         match &self.servers {
             Servers::Embedded(dev) => dev.start_broker(&broker_name(index)).await?,
             Servers::Real { cluster, .. } => cluster.lock().await.start_broker(index).await?,
+        }
+        Ok(())
+    }
+
+    /// Freezes one of several brokers: connections to it are made, but nothing is answered. A dev broker answers the
+    /// requests of a producer no more.
+    pub(crate) async fn freeze_broker_at(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => {
+                for code in [RequestCode::HEART_BEAT, RequestCode::SEND_MESSAGE_V2, RequestCode::UNREGISTER_CLIENT] {
+                    dev.on(code).at_broker(&broker_name(index)).forget();
+                }
+            }
+            Servers::Real { cluster, .. } => cluster.lock().await.freeze_broker(index)?,
+        }
+        Ok(())
+    }
+
+    /// Lets a frozen broker run again.
+    pub(crate) async fn thaw_broker_at(&self, index: usize) -> Result<()> {
+        match &self.servers {
+            Servers::Embedded(dev) => dev.clear_faults(),
+            Servers::Real { cluster, .. } => cluster.lock().await.thaw_broker(index)?,
         }
         Ok(())
     }

@@ -300,3 +300,32 @@ pub(crate) async fn a_broker_that_keeps_correcting_offsets_is_not_stormed(cluste
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
 }
+
+pub(crate) async fn the_failed_messages_of_a_call_are_sent_back_together(cluster: &Cluster) -> Result<()> {
+    const COUNT: usize = 16;
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let producer = cluster.producer().await?;
+    let messages = (0..COUNT).map(|index| Message::new(&topic, index.to_string())).collect();
+    producer.send_batch(messages).await?;
+    // Each waits 5 s for its answer: one after the other they would take longer than this waits for them.
+    cluster.dev().on(SEND_BACK).forget().times(COUNT);
+    let config = PushConfig { start_at: StartAt::First, consume_batch: COUNT, ..Default::default() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let listener = |_: Vec<StoredMessage>| async { Outcome::failed("not today").dead_letter() };
+    let before = cluster.dev().received(SEND_BACK);
+    let consumer = consumer.batch_listener(listener).start().await?;
+    eventually(SOON, async || {
+        let asked = cluster.dev().received(SEND_BACK) - before;
+        ensure!(asked == u64::try_from(COUNT)?, "{asked} of {COUNT} sent back");
+        Ok(())
+    })
+    .await?;
+    eventually(SOON, async || {
+        let dead = cluster.dev().record_count(&dlq_topic(&group));
+        ensure!(dead == COUNT, "{dead} of {COUNT} dead letters");
+        Ok(())
+    })
+    .await?;
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}

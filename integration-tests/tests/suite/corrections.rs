@@ -9,7 +9,8 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use rocketmq_common::{Client, Message, MessageQueue, StoredMessage};
-use rocketmq_consumer::{Filter, PushConsumer};
+use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt};
+use rocketmq_dev_broker::{RequestCode, ResponseCode};
 use rocketmq_producer::Producer;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> 
         let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
         let (producer, client) = (cluster.producer().await?, cluster.client().await?);
         let of_topic = topic.clone();
-        send_from(1, &producer, 10, move |index| varied(&of_topic, index)).await?;
+        let mut sent = send_from(1, &producer, 10, move |index| varied(&of_topic, index)).await?;
         let start = async |inbox: &Inbox| start(cluster, (&topic, &group), ordered, inbox).await;
         // Brokers of 5.x take no offsets of a group that nobody has been in.
         let consumer = start(&Inbox::new()).await?;
@@ -30,12 +31,62 @@ pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> 
         }
         cluster.expect_recorded(&group, &topic, 1000).await?;
         let consumer = start(&inbox).await?;
-        // The end of the queue, where the broker puts the group.
+        // Nobody knows what the queue held: it is begun at its first message, not where the broker puts the group.
+        inbox.has_each_once(sent.keys(), SOON).await?;
         cluster.expect_recorded(&group, &topic, 10).await?;
         let of_topic = topic.clone();
-        let sent = send_from(1, &producer, 20, move |index| varied(&of_topic, 100 + index)).await?;
+        sent.extend(send_from(1, &producer, 20, move |index| varied(&of_topic, 100 + index)).await?);
         inbox.has_each_once(sent.keys(), SOON).await?;
         cluster.expect_recorded(&group, &topic, 30).await?;
+        consumer.shutdown().await?;
+        producer.shutdown().await?;
+    }
+    Ok(())
+}
+
+/// What is sent to a queue of a topic that was deleted and created again, fewer or more than it had before.
+pub(crate) async fn a_topic_that_is_created_again_is_consumed_from_its_first_message(cluster: &Cluster) -> Result<()> {
+    for (ordered, count) in [(false, 4), (true, 4), (false, 40)] {
+        cluster.at(format!("{count} messages, in order: {ordered}"));
+        // Whether a real one is deleted for long enough that the consumer hears of it is a matter of luck.
+        if cluster.is_real() && count > 20 {
+            continue;
+        }
+        let (topic, group, inbox) = (cluster.topic(2).await?, random_name("group"), Inbox::new());
+        let producer = cluster.producer().await?;
+        let config =
+            PushConfig { start_at: StartAt::First, long_poll: Duration::from_millis(500), ..Default::default() };
+        let builder = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+        let builder = match ordered {
+            true => builder.ordered_listener(inbox.listener()),
+            false => builder.listener(inbox.listener()),
+        };
+        let consumer = builder.start().await?;
+        let of_topic = topic.clone();
+        let mut sent = send_from(1, &producer, 20, move |index| varied(&of_topic, index)).await?;
+        inbox.has_each_once(sent.keys(), SOON).await?;
+        cluster.expect_recorded(&group, &topic, 20).await?;
+        if !cluster.is_real() {
+            // Every pull is refused while the topic is away.
+            cluster.dev().on(RequestCode::PULL_MESSAGE).answer(ResponseCode::TOPIC_NOT_EXIST);
+            let before = cluster.dev().received(RequestCode::PULL_MESSAGE);
+            eventually(SOON, async || {
+                // Several of each queue: those that the broker holds have been answered by then.
+                let pulls = cluster.dev().received(RequestCode::PULL_MESSAGE) - before;
+                ensure!(pulls >= 9, "{pulls} pulls were refused");
+                Ok(())
+            })
+            .await?;
+        }
+        cluster.delete_topic(&topic).await?;
+        cluster.create_topic(&topic, usize::MAX, 2).await?;
+        let of_topic = topic.clone();
+        sent.extend(send_from(1, &producer, count, move |index| varied(&of_topic, 100 + index)).await?);
+        if !cluster.is_real() {
+            cluster.dev().clear_faults();
+        }
+        inbox.has_each_once(sent.keys(), SOON).await?;
+        cluster.expect_recorded(&group, &topic, count).await?;
         consumer.shutdown().await?;
         producer.shutdown().await?;
     }

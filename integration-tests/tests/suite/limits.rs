@@ -9,7 +9,8 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use rocketmq_common::Message;
-use rocketmq_consumer::{Filter, PushConfig, StartAt, StoredMessage};
+use rocketmq_consumer::{Filter, PullConfig, PullConsumer, PushConfig, StartAt, StoredMessage};
+use rocketmq_producer::{Compression, ProducerConfig};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::sleep};
 
@@ -98,4 +99,44 @@ pub(crate) async fn fetching_stops_at_the_limit_of_span(cluster: &Cluster) -> Re
 pub(crate) async fn the_queues_of_a_topic_share_its_limit(cluster: &Cluster) -> Result<()> {
     let config = PushConfig { max_messages_per_topic: Some(80), ..Default::default() };
     fetching_stops_at(cluster, Bound { queues: 4, messages_per_queue: 20 }, config, 1, |_| true).await
+}
+
+pub(crate) async fn compressed_bodies_are_decompressed_as_far_as_there_is_room(cluster: &Cluster) -> Result<()> {
+    const COUNT: usize = 24;
+    const BODY: usize = 1 << 20;
+    const ROOM: usize = 4 * BODY;
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let config = ProducerConfig { compression: Some(Compression::Zlib), ..ProducerConfig::default() };
+    let producer = cluster.producer_with(config).await?;
+    for index in 0..COUNT {
+        producer.send(Message::new(&topic, vec![u8::try_from(index)?; BODY])).await?;
+    }
+    cluster.at("polling");
+    let config = PullConfig { start_at: StartAt::First, max_bytes_per_queue: ROOM, ..PullConfig::default() };
+    let puller = PullConsumer::builder(&group).name_servers([cluster.name_server()]).config(config);
+    let puller = puller.subscribe(&topic, Filter::all()).start().await?;
+    let mut came = Vec::new();
+    eventually(SOON, async || {
+        let polled = puller.poll(Duration::from_millis(300)).await?;
+        let bytes: usize = polled.iter().map(|message| message.body().len()).sum();
+        came.extend(polled.iter().map(|message| usize::from(message.body()[0])));
+        assert!(bytes <= ROOM, "{bytes} bytes in one poll");
+        ensure!(came.len() == COUNT, "{} of {COUNT} came", came.len());
+        Ok(())
+    })
+    .await?;
+    ensure!(came == (0..COUNT).collect::<Vec<_>>(), "{came:?} came");
+    puller.commit().await?;
+    puller.shutdown().await?;
+    cluster.expect_recorded(&group, &topic, COUNT).await?;
+    cluster.at("pushing");
+    let (group, inbox) = (random_name("group"), Inbox::new());
+    let config = PushConfig { start_at: StartAt::First, max_bytes_per_queue: ROOM, ..PushConfig::default() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    inbox.has(COUNT, SOON).await?;
+    inbox.expect_no_repetition()?;
+    cluster.expect_recorded(&group, &topic, COUNT).await?;
+    consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
 }

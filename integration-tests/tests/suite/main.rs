@@ -5,6 +5,7 @@
 //! makes that a failure, `ROCKETMQ_TEST_REAL=off` leaves them out on purpose. `ROCKETMQ_TEST_RETRY=1` gives up to five
 //! that failed a second go, alone, and says so.
 
+mod captured;
 mod child;
 mod cluster;
 mod inbox;
@@ -14,23 +15,30 @@ mod trials;
 mod wait;
 
 mod allocation;
+mod assigned_topics;
 mod batches;
+mod blocking;
 mod broadcast;
 mod calls;
 mod changes;
 mod commits;
 mod compressed;
+mod conditions;
 mod consume;
 mod consuming_faults;
 mod control;
 mod corrections;
+mod dead_letters;
 mod delayed;
 mod filters;
+mod frozen;
 mod group;
 mod heartbeats;
 mod interceptors;
 mod interop;
 mod java;
+mod lag;
+mod later_queues;
 mod lifecycle;
 mod limits;
 mod linger;
@@ -68,19 +76,21 @@ mod set_to_pop;
 mod shutdown;
 mod streams;
 mod transaction;
+mod undecodable;
+mod unresponsive;
 mod vip;
 
 use libtest_mimic::Arguments;
 use real_clusters::RealClusters;
 use rocketmq_integration_tests::second_look::SecondLook;
 use std::{process::ExitCode, sync::Arc};
-use tracing_subscriber::EnvFilter;
 use trials::{Scenario, trials};
 
 /// What is tested, and where: `both` clusters, or `embedded` alone where a fault rule is needed, `alone`, on a
 /// cluster whose servers the scenario may stop, `pair`, on one of two brokers, `real` ones alone where the dev broker
 /// cannot do what is needed, `changing`, on two brokers of which the scenario stops one (`real_changing`, real ones
-/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `forgetful`, on a real one that soon removes what it has stored,
+/// alone), `no_auto_create`, the same where no topic is created by a send, `replicated`, on a real one with a replica, `strict`, on two
+/// real ones that create no groups by themselves, `forgetful`, on a real one that soon removes what it has stored,
 /// `interop`, on both with a Java client beside ours, or `since_5`, where the real one has what came with RocketMQ 5, as
 /// `pair_since_5`, `alone_since_5`, `forgetful_since_5` and `interop_since_5`, `before_5`, where it has not, or
 /// `retry_v2`, on a cluster of that option.
@@ -122,6 +132,8 @@ fn scenarios() -> Vec<Scenario> {
         since_5 pushed_pops::what_waits_of_a_topic_that_is_unsubscribed_from_is_given_back,
         since_5 set_to_pop::a_retry_topic_cannot_be_set_to_pop,
         embedded pushed_pops::an_acknowledgement_that_fails_is_made_again,
+        since_5 pushed_pops::acknowledgements_travel_together,
+        embedded pushed_pops::a_broker_without_batches_gets_single_acknowledgements,
         since_5 popping_retries::what_comes_too_often_is_a_dead_letter,
         since_5 popping_retries::what_is_not_acknowledged_comes_again,
         since_5 popping::an_extension_keeps_a_message_away,
@@ -133,6 +145,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 popping_handles::a_handle_kept_as_text_outlives_its_consumer,
         since_5 popping_members::names_in_a_namespace_are_plain,
         since_5 popping::what_is_given_back_comes_sooner,
+        since_5 popping::messages_of_a_dropped_receiver_are_visible_again,
         since_5 popping::what_is_acknowledged_comes_once,
         since_5 popping::a_new_group_gets_the_whole_of_a_young_queue,
         forgetful_since_5 popping::a_new_group_of_an_old_queue_begins_where_it_is_told,
@@ -206,6 +219,11 @@ fn scenarios() -> Vec<Scenario> {
         both control::more_or_fewer_calls_run_at_once_when_told,
         both control::a_suspended_consumer_stands_still,
         both control::a_listener_may_use_its_own_consumer,
+        both blocking::offsets_are_committed_while_an_async_listener_blocks,
+        both blocking::a_blocking_listener_leaves_the_runtime_to_others,
+        both blocking::ordered_blocking_listeners_keep_order_and_retry,
+        both blocking::a_shutdown_ends_before_a_blocking_call_does,
+        both blocking::nothing_is_begun_after_a_shutdown_though_calls_block,
         both runtimes::more_calls_may_be_wanted_from_anywhere,
         both runtimes::queues_assigned_in_a_runtime_that_ends_are_fetched_from,
         both runtimes::a_topic_left_in_a_runtime_that_ends_may_come_back,
@@ -345,14 +363,66 @@ fn scenarios() -> Vec<Scenario> {
         both shutdown::a_slow_listener_finishes_and_its_message_is_recorded,
         both shutdown::a_listener_that_takes_too_long_is_reported_and_its_message_comes_again,
         both shutdown::a_producer_that_is_shut_down_sends_nothing_more,
+        both shutdown::a_signal_shuts_everything_down,
         embedded shutdown::sends_that_do_not_end_are_reported,
         embedded refusals::bad_messages_are_refused_before_they_are_sent,
         embedded refusals::clients_that_cannot_work_do_not_start,
+        embedded refusals::options_that_would_be_ignored_are_typed_errors,
         embedded refusals::a_topic_that_must_not_be_created_is_a_typed_error,
+        changing frozen::sends_do_not_wait_for_a_frozen_broker,
+        both name_server::one_that_knows_nothing_yet_is_not_believed,
+        embedded name_server::sends_to_a_missing_topic_do_not_storm_it,
+        both name_server::a_broker_in_its_place_is_told_as_such,
+        embedded undecodable::a_damaged_message_is_a_dead_letter_and_the_others_are_consumed,
+        embedded undecodable::a_damaged_message_is_unfinished_until_a_broker_takes_it,
+        embedded undecodable::a_damaged_message_is_retried_as_one_that_failed,
+        embedded undecodable::ordered_and_batch_listeners_get_the_others_in_order,
+        embedded undecodable::a_stream_passes_over_what_cannot_be_decoded,
+        embedded undecodable::a_broadcast_member_counts_it_as_failed_and_goes_on,
+        embedded undecodable::a_poll_does_not_pass_it_before_it_is_skipped,
+        embedded undecodable::a_single_pull_ends_before_it,
+        embedded undecodable::a_popped_one_is_a_dead_letter_in_the_end,
+        both undecodable::properties_in_another_encoding_are_read,
+        both limits::compressed_bodies_are_decompressed_as_far_as_there_is_room,
+        embedded consuming_faults::the_failed_messages_of_a_call_are_sent_back_together,
+        both undecodable::a_codec_nobody_knows_ends_among_the_dead_letters,
+        since_5 undecodable::a_popped_codec_nobody_knows_ends_among_the_dead_letters,
+        embedded unresponsive::a_broker_that_does_not_answer_holds_no_topic_up,
+        embedded unresponsive::locks_of_one_broker_do_not_wait_for_another,
+        embedded unresponsive::a_group_unknown_to_one_broker_is_consumed_at_the_other,
+        embedded unresponsive::an_assignment_is_asked_of_another_broker,
+        embedded unresponsive::heartbeats_to_one_broker_do_not_wait_for_another,
         embedded commits::an_offset_lost_at_a_revoke_is_committed_again,
         embedded commits::an_offset_that_is_never_kept_is_reported,
         both heartbeats::of_other_languages_are_read,
         both heartbeats::that_make_no_sense_are_refused,
+        both dead_letters::tell_where_they_come_from,
+        since_5 dead_letters::of_pops_tell_where_they_come_from,
+        both assigned_topics::are_fetched_from_with_the_queues_they_get,
+        both assigned_topics::may_come_after_the_start,
+        both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
+        both later_queues::queues_that_appear_are_consumed_from_their_first_message,
+        embedded later_queues::where_a_group_begins_is_committed_at_once,
+        both broadcast::a_member_on_a_shared_client_needs_a_lasting_name,
+        embedded commits::a_call_that_ends_while_its_queue_moves_is_not_made_twice,
+        both corrections::a_topic_that_is_created_again_is_consumed_from_its_first_message,
+        both lag::push_and_pull_consumers_tell_how_far_their_group_is_behind,
+        since_5 lag::pop_consumers_tell_how_far_their_group_is_behind,
+        both filters::a_filter_changes_though_the_clock_of_its_host_is_behind,
+        embedded conditions::refused_pulls_are_one_warning,
+        both conditions::a_missing_topic_is_one_warning,
+        embedded conditions::a_topic_that_may_not_be_read_is_one_warning,
+        embedded conditions::a_group_without_members_is_one_warning,
+        embedded conditions::failing_commits_are_one_warning,
+        embedded conditions::an_offset_store_that_is_down_is_one_warning,
+        embedded conditions::refused_heartbeats_are_one_warning,
+        embedded conditions::refused_pops_are_one_warning,
+        embedded conditions::locks_that_fail_are_one_warning,
+        strict conditions::a_group_that_does_not_exist_is_one_warning,
+        strict conditions::a_group_that_may_not_consume_is_one_warning,
+        strict conditions::a_group_that_one_broker_knows_is_consumed_there,
+        both conditions::unequal_subscriptions_are_one_warning,
+        embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
     ]
 }
 
@@ -361,10 +431,7 @@ fn main() -> ExitCode {
         return exit;
     }
     trials::quiet_panics();
-    if std::env::var_os("RUST_LOG").is_some() {
-        let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env());
-        subscriber.with_writer(std::io::stderr).init();
-    }
+    captured::begin();
     let mut arguments = Arguments::from_args();
     // Most of a scenario is waiting.
     arguments.test_threads = arguments.test_threads.or(Some(trials::THREADS));

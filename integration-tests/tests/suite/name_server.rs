@@ -3,11 +3,12 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
-    wait::SOON,
+    wait::{SOON, eventually},
 };
-use anyhow::{Result, bail, ensure};
-use rocketmq_common::{ClientConfig, Message};
+use anyhow::{Context, Result, bail, ensure};
+use rocketmq_common::{Client, ClientConfig, Message, remote::Deadline};
 use rocketmq_consumer::{Filter, PushConfig, PushConsumer, StartAt};
+use rocketmq_dev_broker::{DevCluster, RequestCode};
 use rocketmq_producer::{ClientError, Error, Producer, ProducerConfig};
 use std::time::Duration;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -120,5 +121,78 @@ pub(crate) async fn nothing_but_a_black_hole_is_a_typed_error_in_time(_: &Cluste
     }
     let took = began.elapsed();
     ensure!(took > request_timeout / 2 && took < 3 * request_timeout, "the consumer gave up after {took:?}");
+    Ok(())
+}
+
+/// The first look-ups of many producers, with a name server that knows nothing among those they may ask first.
+pub(crate) async fn one_that_knows_nothing_yet_is_not_believed(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(2).await?;
+    // As one that was restarted, and with which no broker has registered yet.
+    let restarted = DevCluster::start().await?;
+    restarted.stop_broker("broker-a").await;
+    let asked = || restarted.received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
+    let mut producers = 0;
+    while asked() < 20 {
+        let name_servers = [restarted.name_server(), cluster.name_server().to_owned()];
+        let config = ProducerConfig { retries: 20, send_timeout: SOON, ..Default::default() };
+        let producer = Producer::builder("p").name_servers(name_servers).config(config).start().await?;
+        producer.send(Message::new(&topic, "body")).await.with_context(|| format!("producer {producers}"))?;
+        producer.shutdown().await?;
+        producers += 1;
+        ensure!(producers < 200, "the restarted one was asked {} times", asked());
+    }
+    // What no name server knows does not exist, all the same.
+    let client = Client::start([restarted.name_server(), cluster.name_server().to_owned()], ClientConfig::default());
+    let (client, missing) = (client.await?, random_name("missing"));
+    match client.route(&missing.as_str().into()).await {
+        Err(ClientError::TopicNotFound { topic }) if *topic == *missing => {}
+        other => bail!("the route of a missing topic came to {other:?}"),
+    }
+    client.shutdown(Deadline::after(SOON)).await;
+    restarted.shutdown().await;
+    Ok(())
+}
+
+pub(crate) async fn sends_to_a_missing_topic_do_not_storm_it(cluster: &Cluster) -> Result<()> {
+    const SENDERS: usize = 8;
+    const SENDS: usize = 50;
+    cluster.dev().remove_topic("TBW102", "broker-a");
+    let (topic, producer) = (random_name("topic"), cluster.producer().await?);
+    let asked = || cluster.dev().received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
+    let (before, began) = (asked(), Instant::now());
+    let mut sending = JoinSet::new();
+    for _ in 0..SENDERS {
+        let (producer, topic) = (producer.clone(), topic.clone());
+        sending.spawn(async move {
+            for _ in 0..SENDS {
+                match producer.send(Message::new(&topic, "body")).await {
+                    Err(Error::Client(ClientError::TopicNotFound { .. })) => {}
+                    other => bail!("a send to a missing topic came to {other:?}"),
+                }
+            }
+            Ok(())
+        });
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent??;
+    }
+    // The topic and the template after which it could be created, about once a second.
+    let (asked, seconds) = (asked() - before, began.elapsed().as_secs());
+    ensure!(asked <= 2 * (seconds + 2), "{asked} look-ups in {seconds} s");
+    cluster.dev().create_topic(&topic, 2);
+    eventually(SOON, async || producer.send(Message::new(&topic, "body")).await.context("still not sent")).await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_broker_in_its_place_is_told_as_such(cluster: &Cluster) -> Result<()> {
+    let topic = cluster.topic(1).await?;
+    let client = cluster.client().await?;
+    client.route(&topic.as_str().into()).await?;
+    let broker = client.master("broker-a")?;
+    let error = Producer::builder("p").name_servers([broker.to_string()]).start().await.err();
+    let text = error.as_ref().map(ToString::to_string).unwrap_or_default();
+    ensure!(text.contains(&*broker) && text.contains("broker;"), "the error says {text:?}");
+    expect_no_name_server(error)?;
+    client.shutdown(Deadline::after(SOON)).await;
     Ok(())
 }

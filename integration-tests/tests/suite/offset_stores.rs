@@ -23,7 +23,7 @@ use std::{
 
 /// Keeps offsets in memory; a number of calls fail before others succeed, each in another way.
 #[derive(Clone, Debug, Default)]
-struct Memory {
+pub(crate) struct Memory {
     offsets: Arc<Mutex<BTreeMap<MessageQueue, i64>>>,
     group: Arc<Mutex<String>>,
     bad_loads: Arc<AtomicUsize>,

@@ -340,6 +340,48 @@ pub(crate) async fn an_ordered_queue_waits_until_all_is_acknowledged(cluster: &C
     Ok(producer.shutdown().await?)
 }
 
+/// Drops a receive whose pop is under way.
+async fn drop_receive(popper: &PopConsumer) -> Result<()> {
+    tokio::select! {
+        biased;
+        received = popper.receive(3, LONG) => {
+            // The broker was faster than this task.
+            for message in &mut received? {
+                message.give_back(Duration::from_secs(1)).await?;
+            }
+        }
+        () = std::future::ready(()) => {}
+    }
+    Ok(())
+}
+
+pub(crate) async fn messages_of_a_dropped_receiver_are_visible_again(cluster: &Cluster) -> Result<()> {
+    for is_ordered in [false, true] {
+        let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+        let producer = cluster.producer().await?;
+        send(&producer, &topic, 3).await?;
+        let popper = start(cluster, &group, &topic, PopConfig { is_ordered, ..config() }).await?;
+        drop_receive(&popper).await?;
+        let mut came = take(&popper, 3, LONG).await.with_context(|| format!("is_ordered: {is_ordered}"))?;
+        if !is_ordered {
+            came.sort_by_key(|message| message.body().clone());
+        }
+        ensure!(bodies(&came) == ["0", "1", "2"], "{:?} came", bodies(&came));
+        popper.ack_all(&came).await?;
+        cluster.at("a shutdown while a pop is under way");
+        producer.send(Message::new(&topic, "last")).await?;
+        drop_receive(&popper).await?;
+        popper.shutdown().await?;
+        let other = start(cluster, &group, &topic, PopConfig { is_ordered, ..config() }).await?;
+        let last = take(&other, 1, LONG).await?;
+        ensure!(bodies(&last) == ["last"], "{:?} came", bodies(&last));
+        last[0].ack().await?;
+        other.shutdown().await?;
+        producer.shutdown().await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn options_that_cannot_work_are_typed_errors(cluster: &Cluster) -> Result<()> {
     let topic = cluster.topic(1).await?;
     let is_bad_option = |error: &Error| matches!(error, Error::Client(ClientError::Config { .. }));

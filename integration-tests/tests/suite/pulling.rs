@@ -21,21 +21,21 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-fn first() -> PullConfig {
+pub(crate) fn first() -> PullConfig {
     PullConfig { start_at: StartAt::First, ..Default::default() }
 }
 
 /// One whose user says how far the group is.
-fn by_hand() -> PullConfig {
+pub(crate) fn by_hand() -> PullConfig {
     PullConfig { auto_commit: false, ..first() }
 }
 
-fn puller(cluster: &Cluster, group: &str, config: PullConfig) -> PullConsumerBuilder {
+pub(crate) fn puller(cluster: &Cluster, group: &str, config: PullConfig) -> PullConsumerBuilder {
     PullConsumer::builder(group).name_servers([cluster.name_server()]).config(config)
 }
 
 /// Polls until so many messages have come.
-async fn take(puller: &PullConsumer, count: usize) -> Result<Vec<StoredMessage>> {
+pub(crate) async fn take(puller: &PullConsumer, count: usize) -> Result<Vec<StoredMessage>> {
     let mut taken = Vec::new();
     let deadline = Instant::now() + SOON;
     while taken.len() < count {
@@ -46,7 +46,7 @@ async fn take(puller: &PullConsumer, count: usize) -> Result<Vec<StoredMessage>>
 }
 
 /// Fails if anything more comes.
-async fn expect_nothing(puller: &PullConsumer) -> Result<()> {
+pub(crate) async fn expect_nothing(puller: &PullConsumer) -> Result<()> {
     let more = puller.poll(Duration::from_secs(1)).await?;
     let bodies: Vec<_> = more.iter().map(|message| message.body().clone()).collect();
     ensure!(more.is_empty(), "{} messages came, none was expected: {bodies:?}", more.len());
@@ -54,7 +54,11 @@ async fn expect_nothing(puller: &PullConsumer) -> Result<()> {
 }
 
 /// Sends numbered messages to one queue.
-async fn send_numbers(producer: &Producer, queue: &MessageQueue, numbers: std::ops::Range<usize>) -> Result<()> {
+pub(crate) async fn send_numbers(
+    producer: &Producer,
+    queue: &MessageQueue,
+    numbers: std::ops::Range<usize>,
+) -> Result<()> {
     for number in numbers {
         let message = Message::new(&*queue.topic, format!("{number}"));
         producer.send_to(Select::queue(queue), message).await?;
@@ -62,12 +66,12 @@ async fn send_numbers(producer: &Producer, queue: &MessageQueue, numbers: std::o
     Ok(())
 }
 
-fn numbers(messages: &[StoredMessage]) -> Result<Vec<usize>> {
+pub(crate) fn numbers(messages: &[StoredMessage]) -> Result<Vec<usize>> {
     messages.iter().map(|message| Ok(std::str::from_utf8(message.body())?.parse()?)).collect()
 }
 
 /// The numbers in a row.
-fn row(numbers: std::ops::Range<usize>) -> Vec<usize> {
+pub(crate) fn row(numbers: std::ops::Range<usize>) -> Vec<usize> {
     numbers.collect()
 }
 

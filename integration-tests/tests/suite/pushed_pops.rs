@@ -303,6 +303,60 @@ pub(crate) async fn popping_keeps_filters_and_stops_at_its_limit(cluster: &Clust
     Ok(consumer.shutdown().await?)
 }
 
+pub(crate) async fn acknowledgements_travel_together(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let gate = Arc::new(Semaphore::new(0));
+    let config = PushConfig { concurrency: 96, ..config() };
+    let consumer = popping(cluster, (&topic, &group), config, gated(&inbox, &gate)).await?;
+    let producer = cluster.producer().await?;
+    let ids = send(&producer, &topic, 96).await?;
+    inbox.has(96, SOON).await?;
+    gate.add_permits(96);
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    if !cluster.is_real() {
+        let (single, batches) = (received(cluster, RequestCode::ACK_MESSAGE), received(cluster, BATCH_ACK));
+        ensure!(
+            batches > 0 && single + batches <= 24,
+            "{single} single requests and {batches} batches for 96 messages"
+        );
+    }
+    cluster.at("one more");
+    gate.add_permits(1);
+    let last = producer.send(Message::new(&topic, "last")).await?.message_id;
+    inbox.has_each_once(ids.iter().chain([&last]), SOON).await?;
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    cluster.expect_recorded(&group, &topic, 97).await?;
+    producer.shutdown().await?;
+    consumer.shutdown().await?;
+    expect_back(cluster, &topic, &group, 0).await
+}
+
+pub(crate) async fn a_broker_without_batches_gets_single_acknowledgements(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let gate = Arc::new(Semaphore::new(0));
+    cluster.dev().on(BATCH_ACK).answer(ResponseCode::REQUEST_CODE_NOT_SUPPORTED);
+    let config = PushConfig { concurrency: 64, ..config() };
+    let consumer = popping(cluster, (&topic, &group), config, gated(&inbox, &gate)).await?;
+    let producer = cluster.producer().await?;
+    let ids = send(&producer, &topic, 64).await?;
+    inbox.has(32, SOON).await?;
+    gate.add_permits(64);
+    inbox.has_each_once(&ids, SOON).await?;
+    all_settled(cluster, &topic, &group, &consumer).await?;
+    let (single, batches) = (received(cluster, RequestCode::ACK_MESSAGE), received(cluster, BATCH_ACK));
+    // It is asked once, unless two requests were on their way.
+    ensure!(single == 64 && batches <= 2, "{single} single requests and {batches} batches for 64 messages");
+    expect_back(cluster, &topic, &group, 0).await?;
+    producer.shutdown().await?;
+    Ok(consumer.shutdown().await?)
+}
+
+fn received(cluster: &Cluster, code: RequestCode) -> u64 {
+    cluster.dev().received(code)
+}
+
+const BATCH_ACK: RequestCode = RequestCode::BATCH_ACK_MESSAGE;
+
 pub(crate) async fn an_acknowledgement_that_fails_is_made_again(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
     let consumer =

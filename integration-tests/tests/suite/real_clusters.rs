@@ -28,6 +28,8 @@ pub(crate) enum Use {
     Changing,
     /// Needs two brokers that create no topics by themselves and have no timer wheel, and stops one of them.
     NoAutoCreate,
+    /// Needs two brokers that create no consumer groups by themselves; has them together with others.
+    Strict,
     /// Needs a broker with a replica that is to be read from as soon as a consumer is behind, and stops the broker.
     Replicated,
 }
@@ -51,12 +53,14 @@ impl Use {
             ("deleteWhen", hours.as_str()),
             ("cleanResourceInterval", "1000"),
         ];
+        let strict = [("autoCreateSubscriptionGroup", "false")];
         let own = match self {
             Self::Alone => &orderly[..],
             Self::RetryV2 => &newer_names,
             Self::Forgetful => &forgetful,
             Self::NoAutoCreate => &no_auto_create,
             Self::Replicated => &replicated,
+            Self::Strict => &strict,
             Self::Shared | Self::Pair | Self::Changing => &[],
         };
         patient.iter().chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -74,6 +78,7 @@ pub(crate) struct RealClusters {
     changing: Slot,
     no_auto_create: Slot,
     replicated: Slot,
+    strict: Slot,
     /// Held by the one scenario that has the second cluster to itself.
     alone: Mutex<()>,
     /// Held by the one scenario that has the broker to itself which removes things.
@@ -92,7 +97,7 @@ impl RealClusters {
     /// Runs a scenario on a real cluster.
     pub(crate) fn with(&self, real: Use, runtime: &Runtime, run: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
         let _alone = match real {
-            Use::Shared | Use::Pair | Use::RetryV2 => None,
+            Use::Shared | Use::Pair | Use::RetryV2 | Use::Strict => None,
             Use::Alone => Some(locked(&self.alone)),
             Use::Forgetful => Some(locked(&self.forgetting)),
             Use::Changing | Use::NoAutoCreate | Use::Replicated => Some(locked(&self.one_of_several)),
@@ -106,6 +111,7 @@ impl RealClusters {
             Use::Changing => &self.changing,
             Use::NoAutoCreate => &self.no_auto_create,
             Use::Replicated => &self.replicated,
+            Use::Strict => &self.strict,
         };
         let servers = slot.get(real, runtime)?;
         let result = run(&runtime.block_on(Cluster::real(servers.clone())));
@@ -117,8 +123,9 @@ impl RealClusters {
 
     /// Ends the servers.
     pub(crate) fn end(&self) {
-        let Self { shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated, .. } = self;
-        for slot in [shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated] {
+        let Self { shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated, strict, .. } =
+            self;
+        for slot in [shared, stoppable, pair, retry_v2, forgetful, changing, no_auto_create, replicated, strict] {
             drop(locked(&slot.0).take());
         }
     }
@@ -146,7 +153,7 @@ async fn start(real: Use) -> Result<Real> {
     let broker_properties = if is_given { Vec::new() } else { real.broker_properties() };
     let mut options = RealOptions { broker_properties, ..RealOptions::default() };
     options.replicas = real == Use::Replicated;
-    if matches!(real, Use::Pair | Use::Changing | Use::NoAutoCreate) {
+    if matches!(real, Use::Pair | Use::Changing | Use::NoAutoCreate | Use::Strict) {
         options.brokers = 2;
     }
     if real == Use::Pair {

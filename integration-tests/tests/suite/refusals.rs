@@ -3,19 +3,30 @@
 use crate::{
     cluster::{Cluster, random_name},
     inbox::Inbox,
+    wait::{SOON, eventually},
 };
-use anyhow::{Result, ensure};
-use rocketmq_common::{Message, MessageError, NameError};
-use rocketmq_consumer::{Filter, PushConfig, PushConsumer};
+use anyhow::{Result, bail, ensure};
+use rocketmq_common::{
+    ClientConfig, Message, MessageError, MessageQueue, NameError, message::names::NameKind, remote::Deadline,
+};
+use rocketmq_consumer::{
+    Allocate, AssignmentChange, Filter, PopConfig, PopConsumer, PullConfig, PullConsumer, PushConfig, PushConsumer,
+};
 use rocketmq_dev_broker::RequestCode;
 use rocketmq_producer::{ClientError, Error, Producer, ProducerConfig};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Cluster) -> Result<()> {
     type Check = fn(&MessageError) -> bool;
     let topic = cluster.topic(1).await?;
     let max = ProducerConfig::default().max_message_bytes;
-    let cases: [(&str, Message, Check); 10] = [
+    let cases: [(&str, Message, Check); 12] = [
         ("no topic", Message::new("", "b"), |e| matches!(e, MessageError::Topic { source: NameError::Blank { .. } })),
         ("a topic with a space", Message::new("a b", "b"), |e| {
             matches!(e, MessageError::Topic { source: NameError::Character { character: ' ', .. } })
@@ -36,6 +47,16 @@ pub(crate) async fn bad_messages_are_refused_before_they_are_sent(cluster: &Clus
         ("a property with a separator", Message::new(&topic, "b").property("p", "\u{1}"), |e| {
             matches!(e, MessageError::SeparatorInProperty { .. })
         }),
+        (
+            "a tag with a bar",
+            Message::new(&topic, "b").tag("a|b"),
+            |e| matches!(e, MessageError::Tag { tag } if tag == "a|b"),
+        ),
+        (
+            "a tag with a blank behind",
+            Message::new(&topic, "b").tag("a "),
+            |e| matches!(e, MessageError::Tag { tag } if tag == "a "),
+        ),
         ("properties too large", Message::new(&topic, "b").property("p", "v".repeat(40_000)), |e| {
             matches!(e, MessageError::PropertiesTooLarge { .. })
         }),
@@ -83,7 +104,7 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     };
     let is_bad_name = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Name(_))));
     let is_bad_option = |error: &Option<Error>| matches!(error, Some(Error::Client(ClientError::Config { .. })));
-    for group in ["", "a b", "g/h", "DEFAULT_PRODUCER", &"g".repeat(256)] {
+    for group in ["", "a b", "g/h", "DEFAULT_PRODUCER", &"g".repeat(121)] {
         let error = producer(group, vec![name_server], ProducerConfig::default()).await;
         ensure!(is_bad_name(&error), "a producer of group {group:?} came to {error:?}");
     }
@@ -94,6 +115,10 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     ensure!(is_bad_option(&error), "a producer without time came to {error:?}");
 
     use rocketmq_consumer::Error as E;
+    let is_too_long = |started: &Result<PushConsumer, E>, length: usize| {
+        let Err(E::Client(ClientError::Name(error))) = started else { return false };
+        matches!(error, NameError::TooLong { kind: NameKind::Group, chars, max: 120 } if *chars == length)
+    };
     let (topic, inbox) = (random_name("topic"), Inbox::new());
     let builder = || PushConsumer::builder("g").name_servers([name_server]);
     let subscribed = || builder().subscribe(&topic, Filter::all());
@@ -106,6 +131,8 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     ensure!(matches!(started, Err(E::Clash { .. })), "with two filters for a topic: {started:?}");
     let started = builder().subscribe(&topic, Filter::tags("||")).listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Filter { .. })), "with a filter of bars: {started:?}");
+    let started = builder().subscribe(&topic, Filter::tags("a | b")).listener(inbox.listener()).start().await;
+    ensure!(matches!(started, Err(E::Filter { .. })), "with a filter of one bar: {started:?}");
     let started = builder().subscribe("a b", Filter::all()).listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "with a bad topic: {started:?}");
     let started = listening().config(PushConfig { concurrency: 0, ..Default::default() }).start().await;
@@ -115,9 +142,96 @@ pub(crate) async fn clients_that_cannot_work_do_not_start(cluster: &Cluster) -> 
     let group = PushConsumer::builder("").name_servers([name_server]).subscribe(&topic, Filter::all());
     let started = group.listener(inbox.listener()).start().await;
     ensure!(matches!(started, Err(E::Client(ClientError::Name(_)))), "without a group: {started:?}");
+    let group = PushConsumer::builder("g".repeat(121)).name_servers([name_server]).subscribe(&topic, Filter::all());
+    let started = group.listener(inbox.listener()).start().await;
+    ensure!(is_too_long(&started, 121), "with a long group: {started:?}");
     let now_asked = cluster.dev().received(RequestCode::GET_ROUTEINFO_BY_TOPIC);
     ensure!(now_asked == asked, "a name server was asked {} times", now_asked - asked);
+    // Together with a namespace it is known once there is a client.
+    let config = ClientConfig { namespace: Some("tenant".to_owned()), ..Default::default() };
+    let config = PushConfig { client: config, ..Default::default() };
+    let group = PushConsumer::builder("g".repeat(114)).name_servers([name_server]).config(config);
+    let started = group.subscribe(&topic, Filter::all()).listener(inbox.listener()).start().await;
+    ensure!(is_too_long(&started, 121), "with a group that is long with its namespace: {started:?}");
     Ok(())
+}
+
+pub(crate) async fn options_that_would_be_ignored_are_typed_errors(cluster: &Cluster) -> Result<()> {
+    use rocketmq_consumer::Error as E;
+    let (topic, name_server, client) = (cluster.topic(1).await?, cluster.name_server(), cluster.client().await?);
+    let option = |what: &str, error: Option<E>| match error {
+        Some(E::Client(ClientError::Config { option, .. })) => Ok(option),
+        other => bail!("{what} came to {other:?}"),
+    };
+    let own = ClientConfig { unit_name: Some("unit".to_owned()), ..Default::default() };
+    let queue = MessageQueue::new(topic.as_str(), "broker-a", 0);
+    let group = || random_name("group");
+    let push = || PushConsumer::builder(group()).name_servers([name_server]).subscribe(&topic, Filter::all());
+    let pull = || PullConsumer::builder(group()).name_servers([name_server]);
+    let listen = || push().listener(Inbox::new().listener());
+
+    let started = pull().subscribe(&topic, Filter::all()).assign_filter(&topic, Filter::tags("a")).start().await;
+    ensure!(option("a filter of no assigned queue", started.err())? == "assign_filter");
+    for (what, started) in [
+        ("assigned", pull().assign([queue.clone()]).allocate(Allocate::by_circle()).start().await.err()),
+        (
+            "broadcast",
+            pull().subscribe(&topic, Filter::all()).broadcast().allocate(Allocate::by_circle()).start().await.err(),
+        ),
+        ("a pushed broadcast", listen().broadcast().allocate(Allocate::average()).start().await.err()),
+    ] {
+        ensure!(option(what, started)? == "allocate", "{what}");
+    }
+    let started = listen().broadcast().allocate_by_broker().start().await;
+    ensure!(option("brokers sharing out a broadcast", started.err())? == "allocate_by_broker");
+    let default = PushConfig::default;
+    for (name, config) in [
+        ("concurrency", PushConfig { concurrency: 3, ..default() }),
+        ("consume_batch", PushConfig { consume_batch: 3, ..default() }),
+        ("consume_timeout", PushConfig { consume_timeout: Duration::from_secs(3), ..default() }),
+        ("suspend_time", PushConfig { suspend_time: Duration::from_secs(3), ..default() }),
+    ] {
+        ensure!(option("a stream", push().config(config).stream().await.err())? == name, "{name}");
+    }
+    let started = listen().config(PushConfig { consume_batch: 3, ..default() }).start().await;
+    ensure!(option("a batch for a listener of single messages", started.err())? == "consume_batch");
+
+    let config = PushConfig { client: own.clone(), ..default() };
+    let started = listen().config(config).client(client.clone()).start().await;
+    ensure!(option("a push consumer on a shared client", started.err())? == "client");
+    let config = PullConfig { client: own.clone(), ..Default::default() };
+    let started = pull().subscribe(&topic, Filter::all()).config(config).client(client.clone()).start().await;
+    ensure!(option("a pull consumer on a shared client", started.err())? == "client");
+    let config = PopConfig { client: own.clone(), ..Default::default() };
+    let started = PopConsumer::builder(group()).subscribe(&topic, Filter::all()).config(config);
+    ensure!(
+        option("a pop consumer on a shared client", started.client(client.clone()).start().await.err())? == "client"
+    );
+    let config = ProducerConfig { client: own, ..Default::default() };
+    let started = Producer::builder(group()).config(config).client(client.clone()).start().await;
+    let is_refused = matches!(started, Err(Error::Client(ClientError::Config { option: "client", .. })));
+    ensure!(is_refused, "a producer on a shared client came to {started:?}");
+    client.shutdown(Deadline::after(Duration::from_secs(1))).await;
+
+    // These are not ignored.
+    let changes = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let changes = changes.clone();
+        move |_: &AssignmentChange| _ = changes.fetch_add(1, Ordering::SeqCst)
+    };
+    let folder = tempfile::tempdir()?;
+    let config = PullConfig { offset_dir: Some(folder.path().to_owned()), ..Default::default() };
+    let assigned = pull().assign([queue]).on_assignment(count()).start().await?;
+    let broadcast = pull().subscribe(&topic, Filter::all()).broadcast().config(config).on_assignment(count());
+    let broadcast = broadcast.start().await?;
+    eventually(SOON, async || {
+        let changes = changes.load(Ordering::SeqCst);
+        ensure!(changes == 2, "{changes} changes were told");
+        Ok(())
+    })
+    .await?;
+    assigned.shutdown().await?;
+    Ok(broadcast.shutdown().await?)
 }
 
 pub(crate) async fn a_topic_that_must_not_be_created_is_a_typed_error(cluster: &Cluster) -> Result<()> {

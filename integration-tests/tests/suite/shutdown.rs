@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Result, bail, ensure};
 use rocketmq_common::Message;
-use rocketmq_consumer::{Filter, PushConfig, StartAt, StoredMessage};
+use rocketmq_consumer::{Filter, PopConsumer, PullConsumer, PushConfig, StartAt, StoredMessage};
 use rocketmq_dev_broker::RequestCode;
 use rocketmq_producer::{Error, ProducerConfig};
 use std::{
@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) async fn a_slow_listener_finishes_and_its_message_is_recorded(cluster: &Cluster) -> Result<()> {
     let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
@@ -94,6 +95,45 @@ pub(crate) async fn a_listener_that_takes_too_long_is_reported_and_its_message_c
     next.has_each_once([&id], SOON).await?;
     consumer.shutdown().await?;
     Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_signal_shuts_everything_down(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let producer = cluster.producer().await?;
+    let config = PushConfig { start_at: StartAt::First, ..Default::default() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    let puller = PullConsumer::builder(random_name("group")).name_servers([cluster.name_server()]);
+    let puller = puller.subscribe(&topic, Filter::all()).start().await?;
+    let popper = PopConsumer::builder(random_name("group")).name_servers([cluster.name_server()]);
+    let popper = popper.subscribe(&topic, Filter::all()).start().await?;
+    let signal = CancellationToken::new();
+    let waiting = async {
+        tokio::try_join!(
+            consumer.shutdown_on(signal.cancelled()),
+            puller.shutdown_on(signal.cancelled()),
+            popper.shutdown_on(signal.cancelled()),
+        )?;
+        anyhow::Ok(())
+    };
+    let sending = producer.shutdown_on(signal.cancelled());
+    let working = async {
+        // All goes on until the signal comes.
+        let id = producer.send(Message::new(&topic, "body")).await?.message_id;
+        inbox.has_each_once([&id], SOON).await?;
+        signal.cancel();
+        anyhow::Ok(())
+    };
+    let (waited, sent, worked) = tokio::join!(waiting, sending, working);
+    waited?;
+    sent?;
+    worked?;
+    cluster.expect_recorded(&group, &topic, 1).await?;
+    let late = producer.send(Message::new(&topic, "late")).await;
+    ensure!(matches!(late, Err(Error::ShutDown)), "sent after the signal: {late:?}");
+    ensure!(matches!(puller.poll(SOON).await, Err(rocketmq_consumer::Error::ShutDown)), "polled after the signal");
+    // One that has been shut down waits for no signal.
+    Ok(consumer.shutdown_on(std::future::pending::<()>()).await?)
 }
 
 pub(crate) async fn a_producer_that_is_shut_down_sends_nothing_more(cluster: &Cluster) -> Result<()> {

@@ -162,6 +162,14 @@ impl Scenario {
         Self { on_dev_broker: false, ..Self::new(name, Some(Use::Replicated), run) }
     }
 
+    /// One that needs two real brokers that create no consumer groups by themselves.
+    pub(crate) fn strict<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::new(name, Some(Use::Strict), run) }
+    }
+
     /// One that needs a real broker which soon removes what it has stored.
     pub(crate) fn forgetful<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,

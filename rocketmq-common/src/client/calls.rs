@@ -1,17 +1,18 @@
 //! The calls of the design, typed: queues and groups in, offsets and members out.
 
-use super::Client;
+use super::{Client, hedge::Hedged};
 use crate::{
-    Error, MessageQueue,
+    Error, MessageQueue, TopicRoute,
     protocol::{
-        Assignments, GetConsumerList, GetMaxOffset, GetMinOffset, GroupOffset, MASTER_ID, MemberOfGroup, MessageModel,
-        PullMessage, PullResult, QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored,
-        UpdateConsumerOffset,
+        Assignments, ConsumerConnections, GetConsumerConnections, GetConsumerList, GetMaxOffset, GetMinOffset,
+        GroupOffset, KnownSubscription, LenientJson, MASTER_ID, MemberOfGroup, MessageModel, PullMessage, PullResult,
+        QueryAssignment, QueryConsumerOffset, SearchOffset, SendBack, SendMessage, Stored, UpdateConsumerOffset,
     },
 };
 use bytes::Bytes;
 use rocketmq_remote::{Answer, Deadline, Json, PendingReply, Request, ResponseCode};
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,9 +23,9 @@ impl Client {
     /// # Errors
     /// [`Error::BrokerNotFound`] where no route in use names one.
     pub fn master(&self, broker_name: &str) -> Result<Arc<str>, Error> {
-        let addrs = self.shared().routes.broker_addrs(broker_name);
-        let master = addrs.into_iter().find(|(id, _)| *id == MASTER_ID).map(|(_, addr)| addr);
-        master.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
+        let route = self.shared().routes.of_broker(broker_name);
+        let master = route.as_ref().and_then(|route| route.broker_addrs(broker_name)?.get(&MASTER_ID));
+        master.cloned().ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }
 
     /// The name of the broker that has a queue: the one in the queue's own name, but for a static topic.
@@ -39,8 +40,9 @@ impl Client {
     /// # Errors
     /// [`Error::BrokerNotFound`] where no route in use names any.
     pub fn replica(&self, broker_name: &str, broker_id: i64) -> Result<(Arc<str>, bool), Error> {
-        let addrs = self.shared().routes.broker_addrs(broker_name);
-        let found = addrs.iter().find(|(id, _)| *id == broker_id).or_else(|| addrs.first());
+        let route = self.shared().routes.of_broker(broker_name);
+        let addrs = route.as_ref().and_then(|route| route.broker_addrs(broker_name));
+        let found = addrs.and_then(|addrs| addrs.get_key_value(&broker_id).or_else(|| addrs.first_key_value()));
         let found = found.map(|(id, addr)| (addr.clone(), *id == MASTER_ID));
         found.ok_or_else(|| Error::BrokerNotFound { broker_name: broker_name.into() })
     }
@@ -227,22 +229,100 @@ impl Client {
         Ok(connection.call_oneway(&update_offset(group, queue, broker_name, offset), (), deadline).await?)
     }
 
-    /// The client ids of a consumer group, from a broker of `topic`; empty where the group has no member.
+    /// The client ids of a consumer group, from a broker of `topic`; empty where no broker knows a member.
+    ///
+    /// Every broker and replica knows all members, since each member sends heartbeats to all of them, unless it does
+    /// not know or refuses the group. So an answer that contains this client wins. The broker that answered last is
+    /// asked first, the next one 500 ms later or when that one has failed. Where no list contains this client, the
+    /// first one that came counts.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route), where no broker has answered.
+    pub async fn consumer_list(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<Vec<String>, Error> {
+        let route = self.route(topic).await?;
+        let mut asking = Hedged::new(self.member_sources(group, replicas_of(&route)));
+        let (mut without_us, mut failure) = (None, Error::BrokerNotFound { broker_name: "".into() });
+        let ask = |addr: Arc<str>| {
+            let (client, request) = (self.clone(), GetConsumerList { consumer_group: group.clone() });
+            async move { client.vip_call(&addr, &request, (), client.request_deadline()).await }
+        };
+        while let Some((addr, answer)) = asking.next(ask).await {
+            let ids = match answer {
+                Ok(Json(ids)) => ids.consumer_id_list,
+                Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => Vec::new(),
+                Err(error) => {
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no member list from this broker");
+                    failure = error.into();
+                    continue;
+                }
+            };
+            if ids.iter().any(|id| **id == **self.id()) {
+                self.prefer_source(group, &addr);
+                return Ok(ids);
+            }
+            tracing::debug!(%addr, %group, members = ids.len(), "this client is not in the member list of this broker");
+            if without_us.as_ref().is_none_or(|known: &Vec<String>| known.is_empty()) {
+                without_us = Some(ids);
+            }
+        }
+        self.forget_source(group);
+        without_us.ok_or(failure)
+    }
+
+    /// What a consumer group subscribes to, by topic, as the first broker of `topic` that answers knows it: a broker keeps
+    /// one subscription to a topic, that of the greatest version. Empty where the group has no member.
     ///
     /// # Errors
     /// As [`call`](Self::call) and [`route`](Self::route).
-    pub async fn consumer_list(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<Vec<String>, Error> {
+    pub async fn group_subscriptions(
+        &self,
+        group: &Arc<str>,
+        topic: &Arc<str>,
+    ) -> Result<BTreeMap<String, KnownSubscription>, Error> {
         let route = self.route(topic).await?;
         let mut failure = Error::BrokerNotFound { broker_name: "".into() };
-        // Every broker and replica knows all members, since each heartbeats to all: the first that answers will do.
         let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
         for addr in addrs {
-            let request = GetConsumerList { consumer_group: group.clone() };
-            match self.vip_call(&addr, &request, (), self.request_deadline()).await {
-                Ok(Json(ids)) => return Ok(ids.consumer_id_list),
-                Err(error) if error.response_code() == Some(ResponseCode::SYSTEM_ERROR) => return Ok(Vec::new()),
+            let request = GetConsumerConnections { consumer_group: group.clone() };
+            match self.call(&addr, &request, (), self.request_deadline()).await {
+                Ok(LenientJson(connections)) => return Ok(connections.subscription_table),
+                Err(error) if error.response_code() == Some(ResponseCode::CONSUMER_NOT_ONLINE) => {
+                    return Ok(BTreeMap::new());
+                }
+                Err(error) => failure = error.into(),
+            }
+        }
+        Err(failure)
+    }
+
+    /// The members of a group and what it subscribes to, as a broker of `topic` knows it that has this client among the
+    /// members. The broker that last told of the group is asked first, the next one 500 ms later or when that one has
+    /// failed.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call) and [`route`](Self::route); [`Error::BrokerNotFound`] where no broker has this client
+    /// among the members.
+    ///
+    /// # Protocol
+    /// `GET_CONSUMER_CONNECTION_LIST` (203).
+    pub async fn group_connections(&self, group: &Arc<str>, topic: &Arc<str>) -> Result<ConsumerConnections, Error> {
+        let route = self.route(topic).await?;
+        let mut asking = Hedged::new(self.member_sources(group, replicas_of(&route)));
+        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
+        let ask = |addr: Arc<str>| {
+            let (client, request) = (self.clone(), GetConsumerConnections { consumer_group: group.clone() });
+            async move { client.call(&addr, &request, (), client.request_deadline()).await }
+        };
+        while let Some((addr, answer)) = asking.next(ask).await {
+            match answer {
+                Ok(LenientJson(group))
+                    if group.connection_set.iter().any(|member| *member.client_id == **self.id()) =>
+                {
+                    return Ok(group);
+                }
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no member list from here");
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no connections from this broker");
                     failure = error.into();
                 }
             }
@@ -251,10 +331,11 @@ impl Client {
     }
 
     /// Asks a broker of `topic` which of its queues belong to this member of a group, shared out by a strategy that the
-    /// broker knows. The names are those on the wire.
+    /// broker knows. The names are those on the wire. The broker that answered last is asked first, the next one 500 ms
+    /// later or when that one has failed. Where no broker knows any queues, the answer has none.
     ///
     /// # Errors
-    /// As [`call`](Self::call) and [`route`](Self::route); brokers before 5.0 refuse with
+    /// As [`call`](Self::call) and [`route`](Self::route), where no broker has answered; brokers before 5.0 refuse with
     /// [`ResponseCode::REQUEST_CODE_NOT_SUPPORTED`].
     ///
     /// # Protocol
@@ -273,19 +354,27 @@ impl Client {
             strategy_name: strategy_name.to_owned(),
             topic: topic.to_string(),
         };
-        let mut failure = Error::BrokerNotFound { broker_name: "".into() };
-        // Every broker and replica knows all members: the first that answers will do, and best the same for all of them.
-        let addrs: Vec<Arc<str>> = route.brokers().flat_map(|(_, addrs)| addrs.values().cloned()).collect();
-        for addr in addrs {
-            match self.call(&addr, &QueryAssignment {}, Json(member.clone()), self.request_deadline()).await {
-                Ok(Json(assignments)) => return Ok(assignments),
+        let mut asking = Hedged::new(self.member_sources(group, replicas_of(&route)));
+        let (mut without_queues, mut failure) = (None, Error::BrokerNotFound { broker_name: "".into() });
+        let ask = |addr: Arc<str>| {
+            let (client, body) = (self.clone(), Json(member.clone()));
+            async move { client.call(&addr, &QueryAssignment {}, body, client.request_deadline()).await }
+        };
+        while let Some((addr, answer)) = asking.next(ask).await {
+            match answer {
+                // A broker that does not know the group as ours answers like this, too; another one may.
+                Ok(Json(assignments)) if assignments.queues.is_none() => without_queues = Some(assignments),
+                Ok(Json(assignments)) => {
+                    self.prefer_source(group, &addr);
+                    return Ok(assignments);
+                }
                 Err(error) => {
-                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no assignment from here");
+                    tracing::debug!(%addr, error = &error as &dyn std::error::Error, "no assignment from this broker");
                     failure = error.into();
                 }
             }
         }
-        Err(failure)
+        without_queues.ok_or(failure)
     }
 
     /// Gives a message back to the master of its broker, to come again later.
@@ -295,6 +384,11 @@ impl Client {
     pub async fn send_back(&self, broker_name: &str, request: &SendBack, deadline: Deadline) -> Result<(), Error> {
         Ok(self.call(&self.master(broker_name)?, request, (), deadline).await?)
     }
+}
+
+/// The addresses of all replicas of a topic's brokers.
+fn replicas_of(route: &TopicRoute) -> impl Iterator<Item = Arc<str>> {
+    route.brokers().flat_map(|(_, addrs)| addrs.values().cloned())
 }
 
 fn update_offset(group: &Arc<str>, queue: &MessageQueue, broker_name: Arc<str>, offset: i64) -> UpdateConsumerOffset {

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use rocketmq_remote::{Connection, Json, ResponseCode};
-use std::sync::Arc;
+use tokio::task::JoinSet;
 
 impl Client {
     /// Locks queues of one broker for this member of a group, or renews its locks, which live for 60 s; answers which
@@ -45,21 +45,40 @@ impl Client {
         Ok(self.call(&addr, &UnlockQueues {}, body, self.request_deadline()).await?)
     }
 
-    /// Asks a broker of the topic whether it can serve a subscription.
+    /// Asks all brokers of the topic at once whether they can serve a subscription. One that does not answer is left out
+    /// where another one does.
     ///
     /// # Errors
-    /// As [`call`](Self::call) and [`route`](Self::route); a broker's refusal says what is wrong with the filter.
+    /// The first refusal, which says what is wrong with the filter; as [`call`](Self::call) and [`route`](Self::route)
+    /// where no broker has answered.
     pub async fn check_subscription(&self, group: &str, subscription: &SubscriptionData) -> Result<(), Error> {
         let route = self.route(&subscription.topic.as_str().into()).await?;
-        let addr = route.brokers().find_map(|(_, addrs)| addrs.values().next());
-        let addr: Arc<str> = addr.cloned().ok_or(Error::BrokerNotFound { broker_name: "".into() })?;
         let body = ClientConfigToCheck {
             client_id: self.id().to_string(),
             group: group.to_owned(),
             namespace: None,
             subscription_data: subscription.clone(),
         };
-        Ok(self.call(&addr, &CheckClientConfig {}, Json(body), self.request_deadline()).await?)
+        let mut checking = JoinSet::new();
+        for addr in route.brokers().filter_map(|(_, addrs)| addrs.values().next()) {
+            let (client, addr, body) = (self.clone(), addr.clone(), Json(body.clone()));
+            checking
+                .spawn(async move { client.call(&addr, &CheckClientConfig {}, body, client.request_deadline()).await });
+        }
+        let mut outcome = Err(Error::BrokerNotFound { broker_name: "".into() });
+        while let Some(checked) = checking.join_next().await {
+            match checked {
+                Ok(Ok(())) => outcome = Ok(()),
+                Ok(Err(error)) if error.response_code().is_some() => return Err(error.into()),
+                Ok(Err(error)) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a broker has not checked the filter");
+                    outcome = outcome.or(Err(error.into()));
+                }
+                // A task ends early only when the runtime shuts down.
+                Err(_) => {}
+            }
+        }
+        outcome
     }
 
     fn queues_of_member(&self, group: &str, queues: &[MessageQueue]) -> QueuesOfMember {

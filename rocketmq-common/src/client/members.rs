@@ -2,6 +2,7 @@ use crate::{
     Error, Operated, StoredMessage,
     protocol::{CheckTransactionState, ConsumerData, ProducerData},
 };
+use rocketmq_remote::printable;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -87,7 +88,8 @@ impl Members {
             _ => false,
         };
         if !taken {
-            tracing::warn!(group, message_id, "transaction check not taken: no checker, or too many checks wait");
+            let (group, message_id) = (printable(group), printable(&message_id));
+            tracing::warn!(%group, %message_id, "transaction check not taken: no checker, or too many checks wait");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What operators ask of a consumer, by way of the broker that it is connected to.
 
-use super::{Client, Shared, until_stopped};
+use super::{Client, Shared};
 use crate::{
     MessageQueue, StoredMessage,
     message::{DecodeLimits, decode_records},
@@ -9,7 +9,7 @@ use crate::{
         ResetClientOffset, RunningInfo,
     },
 };
-use rocketmq_remote::{Incoming, Json, Request, ResponseCode};
+use rocketmq_remote::{Incoming, Json, Request, ResponseCode, printable};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -116,7 +116,8 @@ pub(super) fn reset(shared: &Arc<Shared>, incoming: Incoming) {
         let operated = consumer(&shared, &request.group)?;
         let mut offsets = table.offset_table.0;
         offsets.retain(|queue, offset| queue.topic == request.topic && *offset >= 0);
-        tracing::info!(group = %request.group, topic = %request.topic, queues = offsets.len(), "an operator resets offsets");
+        let (group, topic) = (printable(&request.group), printable(&request.topic));
+        tracing::info!(%group, %topic, queues = offsets.len(), "an operator resets offsets");
         operated.reset(offsets);
         Ok(())
     });
@@ -154,12 +155,12 @@ fn answer<R, F>(
                 }
             }
             Err(Refusal { code, remark }) => {
-                tracing::warn!(request = %R::CODE, %code, remark, "an operator's request is refused");
+                tracing::warn!(request = %R::CODE, %code, remark = %printable(&remark), "an operator's request is refused");
                 incoming.refuse(code, remark);
             }
         }
     };
-    shared.tasks.spawn(until_stopped(shared.stopped.clone(), answering));
+    drop(shared.tasks.spawn(answering));
 }
 
 /// More than operators ask at once.

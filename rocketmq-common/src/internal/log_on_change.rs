@@ -10,17 +10,18 @@ use std::{
     },
 };
 
-/// The conditions that hold at the moment, by key, each with the text of its cause.
+/// The conditions that hold at the moment, by key, each with the texts of its causes.
 ///
 /// An operation that is retried for as long as it fails reports each failure to [`begins`](Self::begins) and logs it at
 /// WARN if that returns true, else at DEBUG. It reports each success to [`ends`](Self::ends) and logs the recovery at
-/// INFO if that returns true. The cause should name the kind of failure and no values that differ from one attempt to
-/// the next (times, request numbers), because each different text counts as a change.
+/// INFO if that returns true. Causes that alternate are reported once each, and of one condition no more than 8
+/// are, so that a cause which names a time or a number does not fill the log.
 ///
 /// A key of an object that no longer exists has to be removed with [`ends`](Self::ends) or [`retain`](Self::retain).
 #[derive(Debug)]
 pub struct LogOnChange<K = String> {
-    causes: Mutex<BTreeMap<K, String>>,
+    /// The reported causes of each condition, the current one last.
+    causes: Mutex<BTreeMap<K, Vec<String>>>,
     /// The number of entries, so that `ends` needs no lock while there is none.
     count: AtomicUsize,
 }
@@ -32,19 +33,20 @@ impl<K> Default for LogOnChange<K> {
 }
 
 impl<K: Ord> LogOnChange<K> {
-    /// Records that the condition `key` holds because of `cause`. Returns true if it is new or its cause has changed.
+    /// Records that the condition `key` holds because of `cause`. Returns true if it is new, or if its cause has changed
+    /// to one that has not been reported since the condition began.
     pub fn begins(&self, key: impl Into<K>, cause: impl Display) -> bool {
         let cause = cause.to_string();
         let mut causes = self.causes();
         let key = key.into();
-        let is_news = match causes.get_mut(&key) {
-            Some(known) if *known == cause => false,
-            Some(known) => {
-                *known = cause;
-                true
-            }
-            None => causes.insert(key, cause).is_none(),
-        };
+        let known = causes.entry(key).or_default();
+        let at = known.iter().position(|known| *known == cause);
+        let is_news = at.is_none() && known.len() < MAX_CAUSES;
+        if let Some(at) = at {
+            known[at..].rotate_left(1);
+        } else if is_news {
+            known.push(cause);
+        }
         self.count.store(causes.len(), Ordering::Release);
         is_news
     }
@@ -91,13 +93,18 @@ impl<K: Ord> LogOnChange<K> {
     where
         K: Clone,
     {
-        self.causes().clone()
+        let causes = self.causes();
+        let last = |causes: &Vec<String>| causes.last().cloned().unwrap_or_default();
+        causes.iter().map(|(key, causes)| (key.clone(), last(causes))).collect()
     }
 
-    fn causes(&self) -> MutexGuard<'_, BTreeMap<K, String>> {
+    fn causes(&self) -> MutexGuard<'_, BTreeMap<K, Vec<String>>> {
         self.causes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// How many causes of one condition are reported.
+const MAX_CAUSES: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -110,11 +117,20 @@ mod tests {
         assert!(!conditions.begins("one", "no"));
         assert!(conditions.begins("other", "no"), "another key");
         assert!(conditions.begins("one", "never"), "another cause");
-        assert!(conditions.begins("one", "no"), "the first cause again");
+        assert!(!conditions.begins("one", "no"), "the first cause again");
+        assert!(!conditions.begins("one", "never"), "causes that alternate");
         assert!(conditions.ends("one"));
         assert!(!conditions.ends("one"), "an end is reported once");
         assert!(conditions.begins("one", "no"), "it has ended in between");
         assert!(!conditions.begins("other", "no"), "the other condition still holds");
+    }
+
+    #[test]
+    fn causes_that_always_differ_do_not_fill_the_log() {
+        let conditions = LogOnChange::<String>::default();
+        let reported = (0..100).filter(|number| conditions.begins("one", number)).count();
+        assert_eq!(reported, MAX_CAUSES);
+        assert!(conditions.ends("one") && conditions.begins("one", 100));
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub enum MessageError {
         /// Name of the property.
         name: String,
     },
+    /// No filter can name the tag.
+    #[error("no filter can name the tag {tag:?}: it holds a | or has a blank at an end")]
+    Tag {
+        /// The tag.
+        tag: String,
+    },
     /// The name or the value of the property holds a byte 0x01 or 0x02, which divide properties.
     #[error("the property {name:?} holds a byte 0x01 or 0x02")]
     SeparatorInProperty {

@@ -68,11 +68,6 @@ impl CorruptRecord {
         Self { position, total_size: None, queue_offset: None, commit_log_offset: None, cause, partial: None }
     }
 
-    /// Whether the record has no known end, so that the records after it could not be read either.
-    pub fn hides_the_rest(&self) -> bool {
-        matches!(self.cause, CorruptCause::TotalSize { .. })
-    }
-
     /// Returns the record as a message that has a [`decode_error`](StoredMessage::decode_error): with the fields that
     /// could be read, and with the bytes as they came for a body. An offset that could not be read is -1. `None` for an
     /// item of a batch, which is no record of its own.

@@ -43,6 +43,8 @@ pub mod property {
     pub const BUYER_ID: &str = "BUYER_ID";
     /// Offset id of the first copy of a message that is consumed again.
     pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
+    /// The group that popped a message and did not acknowledge it, on its copy in the retry topic.
+    pub const ORIGIN_GROUP: &str = "ORIGIN_GROUP";
     /// Of old brokers, without meaning today.
     pub const TRANSFER_FLAG: &str = "TRANSFER_FLAG";
     /// Of old brokers, without meaning today.

@@ -32,7 +32,7 @@ impl StoredMessage {
     /// Java: `MessageUtil.createReplyMessage`. Witness: golden `send_reply_v2_request`, tests `request::*`.
     pub fn reply(&self, body: impl Into<Bytes>) -> Result<Message, MessageError> {
         let needed = |missing| {
-            let not_a_request = || MessageError::NotARequest { message_id: self.message_id().into_owned(), missing };
+            let not_a_request = || MessageError::NotARequest { message_id: self.printable_id(), missing };
             self.property(missing).ok_or_else(not_a_request)
         };
         let (correlation_id, client) = (needed(property::CORRELATION_ID)?, needed(property::REPLY_TO_CLIENT)?);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rocketmq_remote::printable;
 
+use super::names::{DLQ_PREFIX, RETRY_PREFIX};
 use super::properties::{self, SharedText, property};
 use super::{CorruptCause, CorruptRecord, MessageQueue, OffsetId};
 use crate::compress::Compression;
@@ -227,9 +229,51 @@ impl StoredMessage {
         self.property(property::UNIQ_KEY)
     }
 
+    /// Returns the topic that it was sent to, of a message that a group has failed to consume: a dead letter, or one that
+    /// lies in a retry topic. `None` for any other. With a namespace it is as the wire has it, `<namespace>%<topic>`, which
+    /// a producer of that namespace sends to as it is.
+    ///
+    /// # Protocol
+    /// Brokers and clients set the property `RETRY_TOPIC` at the first failure and keep it. Witness: scenario
+    /// `dead_letters::tell_where_they_come_from`.
+    pub fn origin_topic(&self) -> Option<&str> {
+        let topic = self.property(property::RETRY_TOPIC)?;
+        Some(self.topic_of_pop_retry(topic).unwrap_or(topic))
+    }
+
+    /// The topic of messages that lie in a retry topic of pops: `%RETRY%<group>_<topic>`, or with a `+` in between.
+    fn topic_of_pop_retry<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let rest = topic.strip_prefix(RETRY_PREFIX)?;
+        let behind = |group: &str| rest.strip_prefix(group)?.strip_prefix(['_', '+']);
+        let of_letter = || behind(self.topic.strip_prefix(DLQ_PREFIX)?);
+        self.property(property::ORIGIN_GROUP).and_then(behind).or_else(of_letter)
+    }
+
+    /// Returns the offset id of the record of which the group first told a broker that it failed; see
+    /// [`origin_topic`](Self::origin_topic). That is the record the message was sent as, or, of a message that was popped,
+    /// perhaps its copy in the retry topic. The [`message_id`](Self::message_id) stays the same in all of them.
+    ///
+    /// # Protocol
+    /// The property `ORIGIN_MESSAGE_ID`.
+    pub fn origin_message_id(&self) -> Option<&str> {
+        self.property(property::ORIGIN_MESSAGE_ID)
+    }
+
     /// Returns the id to show to users: the unique id, else the offset id.
     pub fn message_id(&self) -> Cow<'_, str> {
         self.unique_id().map_or_else(|| Cow::Owned(self.offset_id()), Cow::Borrowed)
+    }
+
+    /// Returns the [`message_id`](Self::message_id) as it may stand in a line of a log: control characters in it are escaped,
+    /// since a producer may choose any id.
+    ///
+    /// ```
+    /// # fn consume(message: &rocketmq_common::message::StoredMessage) {
+    /// println!("message {} consumed", message.printable_id());
+    /// # }
+    /// ```
+    pub fn printable_id(&self) -> String {
+        printable(&self.message_id()).into_owned()
     }
 
     /// Returns the id that says where the broker stored it; see [`OffsetId`].

@@ -51,7 +51,10 @@ fn allocations(listener: impl FnOnce(Arc<Consumed>) -> Listener, config: PushCon
         let count = allocation_counter::measure(|| {
             runtime.block_on(async {
                 let place = Place { epoch: assigned.window().epoch(), next: round * PULLED };
-                deliver(&alone.member, &assigned, place, Instant::now(), &answer(place.next, body));
+                let (queue, subscription) = (&assigned.queue, &assigned.subscription);
+                let answer = answer(place.next, body);
+                let records = PulledRecords::read(queue, subscription, place.next, 32, &answer);
+                deliver(&alone.member, &assigned, place, records).await;
                 consumed.whole_pull.notified().await;
             });
         });

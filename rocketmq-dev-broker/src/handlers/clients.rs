@@ -1,10 +1,19 @@
 //! Clients that show themselves, and leave. Java: `ClientManageProcessor`, `ConsumerManageProcessor`.
 
 use super::{Outcome, Refusal, done, pull::no_sql, send_back::ensure_topic_as};
-use crate::{broker::Broker, groups::Sender, log::TopicConfig, protocol::HeartbeatReply, server::Service};
+use crate::{
+    broker::Broker,
+    groups::{Sender, Subscription},
+    log::TopicConfig,
+    protocol::HeartbeatReply,
+    server::Service,
+};
 use rocketmq_common::{
     message::names::{check_group, retry_topic},
-    protocol::{CheckClientConfig, ConsumerIds, ExpressionType, GetConsumerList, Heartbeat, UnregisterClient},
+    protocol::{
+        CheckClientConfig, ConsumerConnection, ConsumerConnections, ConsumerIds, ExpressionType,
+        GetConsumerConnections, GetConsumerList, Heartbeat, KnownSubscription, UnregisterClient,
+    },
 };
 use rocketmq_remote::{Incoming, Json, Reply, ResponseCode};
 use tokio::time::Instant;
@@ -58,6 +67,33 @@ pub(super) fn list(broker: &Broker, incoming: &Incoming) -> Outcome {
     }
     let mut command = done();
     Json(ConsumerIds { consumer_id_list }).write_to(&mut command)?;
+    Ok(command)
+}
+
+pub(super) fn connections(broker: &Broker, incoming: &Incoming) -> Outcome {
+    let header: GetConsumerConnections = incoming.header()?;
+    let groups = broker.groups();
+    let Some(subscriptions) = groups.subscriptions(&header.consumer_group) else {
+        let remark = format!("the consumer group[{}] not online", header.consumer_group);
+        return Err(Refusal::new(ResponseCode::CONSUMER_NOT_ONLINE, remark));
+    };
+    let known = |(topic, data): (&String, &Subscription)| {
+        let known = KnownSubscription {
+            sub_string: data.expression.clone(),
+            expression_type: Some(data.expression_type.name().to_owned()),
+            sub_version: data.version,
+        };
+        (topic.clone(), known)
+    };
+    let subscription_table = subscriptions.map(known).collect();
+    let members = groups.connections(&header.consumer_group).into_iter();
+    let connection_set = members.map(|(client_id, connection)| {
+        let addr = broker.peers().connection(connection).map(|connection| connection.addr().to_string());
+        ConsumerConnection { client_id: client_id.to_string(), client_addr: addr.unwrap_or_default() }
+    });
+    let mut command = done();
+    Json(ConsumerConnections { connection_set: connection_set.collect(), subscription_table })
+        .write_to(&mut command)?;
     Ok(command)
 }
 

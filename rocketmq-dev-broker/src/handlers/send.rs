@@ -275,6 +275,9 @@ fn store_batch(broker: &Broker, incoming: &Incoming, header: &SendMessage, woken
     let mut records = Vec::new();
     for item in decode_batch(incoming.command().body.clone()) {
         let item = item.map_err(|error| Refusal::new(ResponseCode::SYSTEM_ERROR, error.to_string()))?;
+        // Brokers do not look whether it is text: the bytes are taken over, at the end of the record.
+        let properties = item.properties_bytes();
+        let space = " ".repeat(properties.len());
         let record = Record {
             topic: &header.topic,
             queue_id: header.queue_id,
@@ -289,10 +292,11 @@ fn store_batch(broker: &Broker, incoming: &Incoming, header: &SendMessage, woken
             reconsume_times: header.reconsume_times.unwrap_or(0),
             prepared_transaction_offset: 0,
             body: item.body(),
-            properties: item.properties_text(),
+            properties: &space,
         };
         let mut bytes = BytesMut::new();
-        record.encode(&mut bytes).map_err(|_| illegal(broker))?;
+        let size = record.encode(&mut bytes).map_err(|_| illegal(broker))?;
+        bytes[size - properties.len()..].copy_from_slice(properties);
         records.push(NewRecord { bytes, tag_hash: tag_hash(item.property(property::TAGS)) });
     }
     let mut ids = String::new();

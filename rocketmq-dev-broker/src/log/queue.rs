@@ -90,6 +90,10 @@ impl Queue {
         self.entries.get(usize::try_from(offset.checked_sub(self.first)?).ok()?)
     }
 
+    pub(super) fn get_mut(&mut self, offset: i64) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::try_from(offset.checked_sub(self.first)?).ok()?)
+    }
+
     pub(super) fn records(&self) -> impl Iterator<Item = Bytes> {
         self.entries.iter().map(|entry| entry.record.clone())
     }

@@ -41,7 +41,7 @@ impl<R: Request> ReservedCall<R> {
     /// Queues the request and returns a future of the answer.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Encode`], and [`Error::NoRoom`] where the deadline has passed already.
+    /// [`Error::Closed`], [`Error::Encode`], and [`Error::DeadlinePassed`].
     pub fn start(self, deadline: Deadline) -> Result<PendingReply<R>, Error> {
         let connection = self.bytes.connection.clone();
         let (outcome, receiver) = oneshot::channel();
@@ -69,7 +69,7 @@ impl<R: Request> ReservedCall<R> {
         }
         let (sent, deadline) = (Instant::now(), deadline.instant());
         if sent >= deadline {
-            return Err((Error::NoRoom { addr: connection.addr().clone(), code: R::CODE }, completion));
+            return Err((Error::DeadlinePassed { addr: connection.addr().clone(), code: R::CODE }, completion));
         }
         let waiting = Waiting { completion, sent, deadline, _permit: Some(self.call) };
         let opaque = match shared.enter(waiting) {

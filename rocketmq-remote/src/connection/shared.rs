@@ -34,12 +34,14 @@ pub(crate) struct Shared {
     /// One permit a call that waits for its answer.
     pub(super) calls: Arc<Semaphore>,
     /// One permit a byte that waits to be written.
-    pub(super) bytes: Semaphore,
+    pub(super) bytes: Arc<Semaphore>,
     /// Wakes the task that times calls out: there is an earlier deadline.
     pub(super) earlier_deadline: Notify,
     pub(super) going_away: AtomicBool,
     /// Set by `close`: the writer ends once nothing waits any more.
     pub(super) closing: AtomicBool,
+    /// Calls have expired since the last byte came.
+    pub(super) unresponsive: AtomicBool,
     /// What the peer reports of itself in its answers; 0 before the first one.
     pub(super) peer_version: AtomicI32,
     started: Instant,
@@ -64,10 +66,11 @@ impl Shared {
             pending: Mutex::default(),
             outgoing: Outgoing::default(),
             calls: Arc::new(Semaphore::new(options.max_calls.clamp(1, Semaphore::MAX_PERMITS))),
-            bytes: Semaphore::new(options.max_queued_bytes.clamp(1, MAX_BYTE_PERMITS)),
+            bytes: Arc::new(Semaphore::new(options.max_queued_bytes.clamp(1, MAX_BYTE_PERMITS))),
             earlier_deadline: Notify::new(),
             going_away: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            unresponsive: AtomicBool::new(false),
             peer_version: AtomicI32::new(0),
             started: Instant::now(),
             last_read_ms: AtomicU64::new(0),
@@ -132,6 +135,9 @@ impl Shared {
     pub(super) fn note_read(&self) {
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_read_ms.store(elapsed, Ordering::Relaxed);
+        if self.unresponsive.load(Ordering::Relaxed) {
+            self.unresponsive.store(false, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn last_read(&self) -> Instant {

@@ -32,6 +32,11 @@ impl Silence {
         let silent = now.saturating_duration_since(since);
         (rounds >= 2 && silent >= self.limit).then_some(silent)
     }
+
+    /// Whether not a byte had come since the earliest of the calls that expired last.
+    pub(super) fn has_begun(&self) -> bool {
+        self.unanswered.is_some()
+    }
 }
 
 #[cfg(test)]

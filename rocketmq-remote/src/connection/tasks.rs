@@ -220,7 +220,9 @@ fn sweep(shared: &Shared, silence: &mut Silence) -> Option<CloseCause> {
     for call in expired {
         call.completion.complete(Outcome::TimedOut);
     }
-    silence.expired(first_sent, shared.last_read(), now).map(CloseCause::Silent)
+    let silent = silence.expired(first_sent, shared.last_read(), now);
+    shared.unresponsive.store(silence.has_begun(), Ordering::Relaxed);
+    silent.map(CloseCause::Silent)
 }
 
 /// However a task ends, by a panic or with its runtime too, no caller is left waiting.

@@ -451,3 +451,23 @@ proptest! {
         let _ = (read[0].born_timestamp(), read[0].store_timestamp());
     }
 }
+
+#[test]
+fn messages_that_failed_know_where_they_come_from() {
+    for (topic, properties, expected) in [
+        ("t", "TAGS\u{1}eu\u{2}", None),
+        ("%DLQ%g", "RETRY_TOPIC\u{1}t\u{2}", Some("t")),
+        ("%DLQ%g", "RETRY_TOPIC\u{1}NS%t\u{2}", Some("NS%t")),
+        // Popped, and retried by way of either kind of retry topic.
+        ("%DLQ%g_1", "RETRY_TOPIC\u{1}%RETRY%g_1_t_2\u{2}", Some("t_2")),
+        ("%DLQ%g_1", "RETRY_TOPIC\u{1}%RETRY%g_1+t_2\u{2}", Some("t_2")),
+        ("%DLQ%g", "ORIGIN_GROUP\u{1}NS%g\u{2}RETRY_TOPIC\u{1}%RETRY%NS%g_NS%t\u{2}", Some("NS%t")),
+        ("%DLQ%other", "RETRY_TOPIC\u{1}%RETRY%g\u{2}", Some("%RETRY%g")),
+    ] {
+        let message = decode_all(encode(&[Record { properties, ..record(topic, b"body") }])).remove(0);
+        assert_eq!(message.origin_topic(), expected, "{properties}");
+    }
+    let properties = "RETRY_TOPIC\u{1}t\u{2}ORIGIN_MESSAGE_ID\u{1}7F000001000081DF0000000000000000\u{2}";
+    let message = decode_all(encode(&[Record { properties, ..record("%DLQ%g", b"body") }])).remove(0);
+    assert_eq!(message.origin_message_id(), Some("7F000001000081DF0000000000000000"));
+}

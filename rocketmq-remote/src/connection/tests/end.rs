@@ -142,6 +142,20 @@ async fn a_peer_that_leaves_some_calls_unanswered_and_answers_others_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_is_unresponsive_from_the_first_missing_answer_until_it_sends_something() {
+    let (connection, mut peer) = pair();
+    assert_eq!(tokio::join!(ask(&connection, 1), peer.serve_one()).0.unwrap(), 1);
+    sleep(SECOND).await;
+    assert!(!connection.is_unresponsive());
+    let late = connection.call_async(&Ask { number: 2 }, Bytes::new(), within(SECOND)).await.unwrap();
+    assert!(matches!(late.await, Err(Error::TimedOut { .. })));
+    assert!(connection.is_unresponsive());
+    peer.serve_one().await;
+    assert_eq!(tokio::join!(ask(&connection, 3), peer.serve_one()).0.unwrap(), 3);
+    assert!(!connection.is_unresponsive());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_without_calls_is_never_silent() {
     let (connection, mut peer) = pair();
     sleep(3600 * SECOND).await;

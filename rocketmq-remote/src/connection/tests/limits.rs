@@ -100,3 +100,59 @@ async fn calls_that_time_out_and_are_tried_again_do_not_pile_up_when_the_peer_do
     assert!(bytes <= 20 * 1024, "{bytes} bytes were waiting");
     assert_eq!(connection.in_flight(), 0);
 }
+
+/// Polls a future once.
+async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_for_room_and_is_not_polled_holds_up_no_other() {
+    let options = ConnectionOptions { max_calls: 1, ..Default::default() };
+    let (connection, mut peer) = pair_with(options, Processors::new(), 64 * 1024);
+    let first = queue(&connection, 1).await;
+    let mut kept = std::pin::pin!(ask(&connection, 2));
+    assert!(poll_once(kept.as_mut()).await.is_pending());
+    peer.serve_one().await;
+    first.await.unwrap();
+    // It is the turn of the one that is kept now.
+    assert_eq!(tokio::join!(ask(&connection, 3), peer.serve_one()).0.unwrap(), 3);
+    assert_eq!(tokio::join!(kept, peer.serve_one()).0.unwrap(), 2);
+    yield_now().await;
+    assert_at_rest(&connection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_for_bytes_and_is_not_polled_holds_up_no_other() {
+    let options = ConnectionOptions { max_queued_bytes: 4096, ..Default::default() };
+    let (connection, mut peer) = pair_with(options, Processors::new(), 1024);
+    let body = Bytes::from(vec![1; 8192]);
+    let call = |number| {
+        let (connection, body) = (&connection, body.clone());
+        async move { connection.call(&Ask { number }, body, within(5 * SECOND)).await }
+    };
+    // Each takes all the room there is.
+    let (mut first, mut kept) = (Box::pin(call(1)), Box::pin(call(2)));
+    assert!(poll_once(first.as_mut()).await.is_pending() && poll_once(kept.as_mut()).await.is_pending());
+    assert_eq!(tokio::join!(first, peer.serve_one()).0.unwrap().header.number, 1);
+    assert_eq!(tokio::join!(call(3), peer.serve_one()).0.unwrap().header.number, 3);
+    assert_eq!(tokio::join!(kept, peer.serve_one()).0.unwrap().header.number, 2);
+    yield_now().await;
+    assert_at_rest(&connection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_kept_beyond_its_deadline_fails_and_holds_nothing() {
+    let options = ConnectionOptions { max_calls: 1, ..Default::default() };
+    let (connection, mut peer) = pair_with(options, Processors::new(), 64 * 1024);
+    let first = queue(&connection, 1).await;
+    let request = Ask { number: 2 };
+    let mut kept = Box::pin(connection.call(&request, Bytes::new(), within(SECOND)));
+    assert!(poll_once(kept.as_mut()).await.is_pending());
+    peer.serve_one().await;
+    first.await.unwrap();
+    sleep(2 * SECOND).await;
+    assert!(matches!(kept.await, Err(Error::NoRoom { .. })));
+    yield_now().await;
+    assert_at_rest(&connection);
+}

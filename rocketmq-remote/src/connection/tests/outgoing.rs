@@ -26,7 +26,7 @@ fn outcomes() -> (impl Fn(Asked) + Clone + Send + 'static, mpsc::Receiver<i64>) 
             Ok(answer) => answer.header.number,
             Err(Error::TimedOut { .. }) => -1,
             Err(Error::Closed { .. }) => -2,
-            Err(Error::NoRoom { .. }) => -3,
+            Err(Error::DeadlinePassed { .. }) => -3,
             Err(Error::Encode { .. }) => -4,
             Err(other) => panic!("unexpected: {other:?}"),
         };
