@@ -247,8 +247,7 @@ impl<R: Store> Delivery<R> {
 
     /// Whether a broker has refused the chosen queue, and the route that was looked up then has it no more.
     fn is_queue_gone(&self, route: &TopicRoute) -> bool {
-        let refused = self.failed.last().and_then(|attempt| attempt.error.response_code());
-        let is_stale = refused.is_some_and(answers::is_refusal_of_route);
+        let is_stale = self.failed.last().is_some_and(|attempt| answers::is_refusal_of_route(&attempt.error));
         is_stale && self.chosen.as_ref().is_some_and(|chosen| !route.write_queues().contains(chosen))
     }
 
@@ -346,6 +345,7 @@ impl<R: Store> Delivery<R> {
         if let Some(error) = self.feature.and_then(|feature| feature.refusal(route.broker_of(queue), &error)) {
             return Err(error);
         }
+        let refuses_route = answers::is_refusal_of_route(&error);
         let worth_it = match code {
             Some(ResponseCode::NOT_LEADER_FOR_QUEUE | ResponseCode::INVALID_PARAMETER) => true,
             Some(code) => producer.config.is_worth_a_retry(code) || answers::NOT_SAFE.contains(&code),
@@ -369,7 +369,7 @@ impl<R: Store> Delivery<R> {
         if !worth_it || attempts_left == 0 || self.deadline.remaining() <= wait || producer.client.is_shut_down() {
             return Err(self.give_up());
         }
-        if code.is_some_and(answers::is_refusal_of_route) {
+        if refuses_route {
             // The same route would lead to the same refusal.
             self.refresh(producer, route).await;
         }

@@ -179,8 +179,8 @@ impl Error {
     /// Whether the last broker refused the route by which it was sent, and none has stored it.
     pub(crate) fn is_refusal_of_route(&self) -> bool {
         let Self::NotSent(not_sent) = self else { return false };
-        let code = not_sent.attempts.last().and_then(|attempt| attempt.error.response_code());
-        code.is_some_and(is_refusal_of_route) && !self.may_have_happened()
+        let last = not_sent.attempts.last();
+        last.is_some_and(|attempt| is_refusal_of_route(&attempt.error)) && !self.may_have_happened()
     }
 
     /// Whether sending the same message again may succeed.
