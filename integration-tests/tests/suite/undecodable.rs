@@ -94,7 +94,6 @@ fn config(max_reconsume_times: i32) -> PushConfig {
         start_at: StartAt::First,
         max_reconsume_times: Some(max_reconsume_times),
         suspend_time: Duration::from_millis(20),
-        consume_batch: 8,
         ..PushConfig::default()
     }
 }
@@ -174,7 +173,9 @@ pub(crate) async fn ordered_and_batch_listeners_get_the_others_in_order(cluster:
                 messages.into_iter().for_each(|message| kept.keep(message));
                 ready(Ok::<_, Infallible>(()))
             };
-            let builder = cluster.consumer(&group).config(config(2)).subscribe(&*queue.topic, Filter::all());
+            let consume_batch = if way == "ordered" { 1 } else { 8 };
+            let config = PushConfig { consume_batch, ..config(2) };
+            let builder = cluster.consumer(&group).config(config).subscribe(&*queue.topic, Filter::all());
             let builder = match way {
                 "ordered" => builder.ordered_listener(inbox.listener()),
                 "ordered batch" => builder.ordered_batch_listener(many),
