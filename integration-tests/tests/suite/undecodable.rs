@@ -198,7 +198,8 @@ pub(crate) async fn a_stream_passes_over_what_cannot_be_decoded(cluster: &Cluste
     for (name, damage) in DAMAGES {
         cluster.at(name);
         let (queue, group) = (queue_with(cluster, 4, 1, damage).await?, random_name("group"));
-        let builder = cluster.consumer(&group).config(config(0)).subscribe(&*queue.topic, Filter::all());
+        let config = PushConfig { suspend_time: PushConfig::default().suspend_time, ..config(0) };
+        let builder = cluster.consumer(&group).config(config).subscribe(&*queue.topic, Filter::all());
         let mut stream = builder.stream().await?;
         for _ in 0..3 {
             timeout(SOON, stream.next()).await.context("nothing comes")?.context("the stream has ended")?.ack();
