@@ -1,7 +1,7 @@
 use crate::{Error, Producer, SendReceipt, SendStatus, interceptor::show, producer::Shared};
 use rocketmq_common::{
     Message, StoredMessage, TransactionCheck,
-    message::{OffsetId, property},
+    message::{DecodeLimits, OffsetId, property},
     protocol::{EndTransaction, sys_flag},
     remote::Deadline,
     unwinding,
@@ -189,8 +189,13 @@ impl Shared {
 
     /// Answers one check.
     async fn answer_check(&self, checker: &Checker, check: TransactionCheck) {
-        let TransactionCheck { message, request, addr } = check;
+        let TransactionCheck { mut message, request, addr } = check;
         let message_id = message.message_id().into_owned();
+        if let Err(cause) = message.decompress(DecodeLimits::default().max_body_bytes) {
+            let error = &cause as &dyn std::error::Error;
+            tracing::warn!(group = %self.group, message_id, error, "half message cannot be decoded, check not answered");
+            return;
+        }
         let topic = message.shared_topic().clone();
         let message = self.client.namespace().strip_message(message);
         let limit = self.config.transaction_check_timeout;

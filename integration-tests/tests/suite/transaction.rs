@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Result, ensure};
 use rocketmq_common::{ClientConfig, Message, StoredMessage};
 use rocketmq_consumer::{Filter, PushConsumer};
-use rocketmq_producer::{Error, Producer, ProducerBuilder, ProducerConfig, TransactionState};
+use rocketmq_producer::{Compression, Error, Producer, ProducerBuilder, ProducerConfig, TransactionState};
 use std::{
     collections::BTreeMap,
     future::{Ready, ready},
@@ -51,7 +51,12 @@ impl Asked {
 }
 
 fn producer(cluster: &Cluster, group: &str) -> ProducerBuilder {
-    let config = ProducerConfig { retries: 20, send_timeout: Duration::from_secs(20), ..Default::default() };
+    let config = ProducerConfig {
+        retries: 20,
+        send_timeout: Duration::from_secs(20),
+        compression: Some(Compression::Zlib),
+        ..Default::default()
+    };
     Producer::builder(group).name_servers([cluster.name_server()]).config(config)
 }
 
@@ -117,7 +122,9 @@ pub(crate) async fn the_checker_decides_what_the_step_left_open(cluster: &Cluste
     let producer = producer(cluster, &group).transaction_checker(checker).start().await?;
     let consumer = consumer(cluster, &topic, &inbox).await?;
     let no = send(&producer, Message::new(&topic, "no"), TransactionState::Unknown).await?;
-    let yes = send(&producer, Message::new(&topic, "yes").key("key"), TransactionState::Unknown).await?;
+    // Large enough to travel compressed.
+    let large = "yes".repeat(3000);
+    let yes = send(&producer, Message::new(&topic, large.clone()).key("key"), TransactionState::Unknown).await?;
     let step = async |_: Message| -> TransactionState { panic!("{ON_PURPOSE}") };
     let panicked = producer.send_in_transaction(Message::new(&topic, "panicked"), step).await?;
     ensure!(panicked.state == TransactionState::Unknown, "a step that panicked came to {:?}", panicked.state);
@@ -136,7 +143,7 @@ pub(crate) async fn the_checker_decides_what_the_step_left_open(cluster: &Cluste
         ensure!(checks.len() == 1, "asked {} times about {id}", checks.len());
     }
     for message in asked.about(&yes) {
-        ensure!(message.topic() == topic && message.body() == "yes", "asked about {message:?}");
+        ensure!(message.topic() == topic && message.body() == &large, "asked about {message:?}");
         ensure!(message.keys().eq(["key"]), "asked about {message:?}");
     }
     consumer.shutdown().await?;

@@ -94,7 +94,6 @@ fn config(max_reconsume_times: i32) -> PushConfig {
         start_at: StartAt::First,
         max_reconsume_times: Some(max_reconsume_times),
         suspend_time: Duration::from_millis(20),
-        consume_batch: 8,
         ..PushConfig::default()
     }
 }
@@ -174,7 +173,9 @@ pub(crate) async fn ordered_and_batch_listeners_get_the_others_in_order(cluster:
                 messages.into_iter().for_each(|message| kept.keep(message));
                 ready(Ok::<_, Infallible>(()))
             };
-            let builder = cluster.consumer(&group).config(config(2)).subscribe(&*queue.topic, Filter::all());
+            let consume_batch = if way == "ordered" { 1 } else { 8 };
+            let config = PushConfig { consume_batch, ..config(2) };
+            let builder = cluster.consumer(&group).config(config).subscribe(&*queue.topic, Filter::all());
             let builder = match way {
                 "ordered" => builder.ordered_listener(inbox.listener()),
                 "ordered batch" => builder.ordered_batch_listener(many),
@@ -197,7 +198,8 @@ pub(crate) async fn a_stream_passes_over_what_cannot_be_decoded(cluster: &Cluste
     for (name, damage) in DAMAGES {
         cluster.at(name);
         let (queue, group) = (queue_with(cluster, 4, 1, damage).await?, random_name("group"));
-        let builder = cluster.consumer(&group).config(config(0)).subscribe(&*queue.topic, Filter::all());
+        let config = PushConfig { suspend_time: PushConfig::default().suspend_time, ..config(0) };
+        let builder = cluster.consumer(&group).config(config).subscribe(&*queue.topic, Filter::all());
         let mut stream = builder.stream().await?;
         for _ in 0..3 {
             timeout(SOON, stream.next()).await.context("nothing comes")?.context("the stream has ended")?.ack();

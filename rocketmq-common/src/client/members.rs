@@ -40,7 +40,7 @@ pub(super) struct Leaving {
 /// A broker's question what became of a half message, for the producer group that sent it.
 #[derive(Debug)]
 pub struct TransactionCheck {
-    /// The half message.
+    /// The half message; its body may still have to be [decompressed](StoredMessage::decompress).
     pub message: StoredMessage,
     /// What to answer with.
     pub request: CheckTransactionState,

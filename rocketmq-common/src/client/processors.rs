@@ -46,7 +46,9 @@ fn read_check(incoming: &Incoming) -> Option<(String, TransactionCheck)> {
     let request: CheckTransactionState = incoming.header().ok()?;
     let broker_name = request.broker_name.clone().unwrap_or_else(|| "".into());
     let body = incoming.command().body.clone();
-    let message = decode_records(body, &"".into(), &broker_name, DecodeLimits::default()).next()?.ok()?;
+    // The body is left to whoever decides: this is the task that reads all answers of the connection.
+    let mut records = decode_records(body, &"".into(), &broker_name, DecodeLimits::default()).compressed();
+    let message = records.next()?.ok()?;
     let group = message.property(property::PGROUP)?.to_owned();
     Some((group, TransactionCheck { message, request, addr: incoming.addr() }))
 }
