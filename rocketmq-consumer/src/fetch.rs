@@ -4,7 +4,7 @@ use crate::{
     member::Member,
     pull_from::pull_from,
     pull_size::{PullSize, is_too_large},
-    recreated::{begin_again, first_unseen, record_correction},
+    recreated::{begin_again, first_unseen, is_topic_gone, record_correction},
     source::Source,
 };
 use rocketmq_common::{
@@ -102,7 +102,7 @@ async fn fetch_on(member: &Arc<Member>, assigned: &Arc<AssignedQueue>, settle: D
                 if error.response_code().is_some_and(wants_heartbeat) {
                     member.client.heartbeat_soon();
                 }
-                was_gone |= error.response_code() == Some(ResponseCode::TOPIC_NOT_EXIST);
+                was_gone |= is_topic_gone(member, &assigned.queue, &error);
                 pause(member, assigned, ConditionKind::Pull, &error.into(), &mut failures).await;
             }
         }

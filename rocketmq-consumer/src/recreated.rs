@@ -7,6 +7,10 @@ use crate::{
     member::Member,
     start_offset::first_offset,
 };
+use rocketmq_common::{
+    Error as ClientError, MessageQueue,
+    remote::{Error as RemoteError, ResponseCode},
+};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Where a queue holds the first message that this member cannot have pulled: the first one stored since the last that it
@@ -24,6 +28,15 @@ pub(crate) async fn first_unseen(member: &Member, assigned: &AssignedQueue) -> R
         }
         None => first_offset(client, queue).await,
     }
+}
+
+/// Whether a failed pull means that the topic was deleted: its master says so. A replica that does not know the topic has
+/// not heard of it yet: replicas of 5.5.0 learn of a new topic up to a minute after their master.
+pub(crate) fn is_topic_gone(member: &Member, queue: &MessageQueue, error: &ClientError) -> bool {
+    let ClientError::Remote(RemoteError::Refused { addr, code: ResponseCode::TOPIC_NOT_EXIST, .. }) = error else {
+        return false;
+    };
+    member.client.master(&member.client.broker_of(queue)).is_ok_and(|master| master == *addr)
 }
 
 /// Goes on in a queue whose topic did not exist for a while: at `place`, unless the queue has begun again.
