@@ -40,8 +40,8 @@
 //! # Examples
 //!
 //! Programs under `examples/` of the repository, run by `cargo run --example NAME`: `quickstart`, `send`, `bulk`, `ordered`,
-//! `delayed`, `transaction`, `request`, `interceptor`, `names`, `config_file`. They need no cluster: the
-//! `rocketmq-dev-broker` runs in their process.
+//! `delayed`, `transaction`, `request`, `interceptor`, `names`, `config_file`, `service`. They need no
+//! cluster: the `rocketmq-dev-broker` runs in their process.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
