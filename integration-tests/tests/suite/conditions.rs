@@ -7,7 +7,7 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::{ConditionKind, Health, Message, MessageQueue, remote::ResponseCode};
+use rocketmq_common::{ClientConfig, ConditionKind, Health, Message, MessageQueue, remote::ResponseCode};
 use rocketmq_consumer::{Filter, OffsetStore, PopConfig, PopConsumer, PushConfig, StartAt, StoreError, Storing};
 use rocketmq_dev_broker::RequestCode;
 use rocketmq_producer::Select;
@@ -319,4 +319,80 @@ pub(crate) async fn unequal_subscriptions_are_one_warning(cluster: &Cluster) -> 
     logged_once(&unequal)?;
     first.shutdown().await?;
     Ok(second.shutdown().await?)
+}
+
+/// How many lines a client has logged since the scenario began: the addresses of a real cluster outlive a scenario.
+fn logged_since(before: usize, level: Level, texts: &[&str]) -> Result<()> {
+    let logged = lines(level, texts);
+    ensure!(logged.len() == before + 1, "{} times at {level}, {before} before: {logged:?}", logged.len());
+    Ok(())
+}
+
+/// A broker, and then the name server as well, cannot be reached for a while.
+pub(crate) async fn servers_that_are_down_are_one_warning_each(cluster: &Cluster) -> Result<()> {
+    let (topic, group, inbox) = (cluster.topic(1).await?, random_name("group"), Inbox::new());
+    let client = ClientConfig { route_refresh_interval: Duration::from_millis(300), ..Default::default() };
+    let config = PushConfig { start_at: StartAt::First, client, ..Default::default() };
+    let consumer = cluster.consumer(&group).config(config).subscribe(&topic, Filter::all());
+    let consumer = consumer.listener(inbox.listener()).start().await?;
+    let queue = cluster.queues(&topic).await?.remove(0);
+    let broker = consumer.client().master(&queue.broker_name)?;
+    let name_server = cluster.name_server();
+    let is_listed = |kind: ConditionKind, subject: &str| {
+        let mut conditions = consumer.health().conditions.into_iter();
+        conditions.any(|condition| condition.kind == kind && condition.subject.contains(subject))
+    };
+    eventually(SOON, async || {
+        let health = consumer.health();
+        ensure!(health.is_ok() && health.connected_brokers.contains(&broker), "{health:?}");
+        Ok(())
+    })
+    .await?;
+    let cannot_connect = [&*broker, "cannot connect, backing off"];
+    let connected = [&*broker, "connected again"];
+    let unanswered = [name_server, "no name server answers"];
+    let answered = [name_server, "a name server answers again"];
+    let warned = lines(Level::WARN, &cannot_connect).len();
+    let warned_of_name_server = lines(Level::WARN, &unanswered).len();
+    let told = lines(Level::INFO, &connected).len();
+    let told_of_name_server = lines(Level::INFO, &answered).len();
+
+    cluster.at("the broker is down");
+    cluster.kill_broker().await?;
+    eventually(SOON, async || {
+        ensure!(is_listed(ConditionKind::Connect, &broker), "{:?}", consumer.health());
+        logged_since(warned, Level::WARN, &cannot_connect)
+    })
+    .await?;
+    ensure!(!consumer.health().connected_brokers.contains(&broker), "{:?}", consumer.health());
+
+    cluster.at("the name server is down, too");
+    cluster.kill_name_server().await?;
+    eventually(SOON, async || {
+        ensure!(is_listed(ConditionKind::NameServers, ""), "{:?}", consumer.health());
+        ensure!(is_listed(ConditionKind::Connect, name_server), "{:?}", consumer.health());
+        logged_since(warned_of_name_server, Level::WARN, &unanswered)
+    })
+    .await?;
+    ensure!(is_listed(ConditionKind::Connect, &broker), "{:?}", consumer.health());
+
+    cluster.at("both are back");
+    cluster.start_name_server().await?;
+    eventually(SOON, async || {
+        ensure!(!is_listed(ConditionKind::NameServers, ""), "{:?}", consumer.health());
+        logged_since(told_of_name_server, Level::INFO, &answered)
+    })
+    .await?;
+    ensure!(is_listed(ConditionKind::Connect, &broker), "{:?}", consumer.health());
+    cluster.start_broker().await?;
+    eventually(SOON, async || {
+        let health = consumer.health();
+        ensure!(health.is_ok() && health.connected_brokers.contains(&broker), "{health:?}");
+        logged_since(told, Level::INFO, &connected)
+    })
+    .await?;
+    // Not again in all that time.
+    logged_since(warned, Level::WARN, &cannot_connect)?;
+    logged_since(warned_of_name_server, Level::WARN, &unanswered)?;
+    Ok(consumer.shutdown().await?)
 }

@@ -422,6 +422,7 @@ fn scenarios() -> Vec<Scenario> {
         strict conditions::a_group_that_may_not_consume_is_one_warning,
         strict conditions::a_group_that_one_broker_knows_is_consumed_there,
         both conditions::unequal_subscriptions_are_one_warning,
+        embedded conditions::servers_that_are_down_are_one_warning_each,
         embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
         both dead_letters::tell_where_they_come_from,
         since_5 dead_letters::of_pops_tell_where_they_come_from,

@@ -2,7 +2,16 @@
 //!
 //! A consumer meets what producers choose to send, so this decoder is always built in and needs no C compiler. The output
 //! is limited while a block is decoded and not between blocks: a block of 128 KiB can be made to claim gigabytes.
-//! Dictionaries are not supported and content checksums are not verified, as in Java clients, which write neither.
+//!
+//! No library is used because none meets all of this. `zstd` needs a C compiler. `ruzstd` before 0.9 does not bound what one
+//! block writes, so that its 128 KiB may become gigabytes before the limit is checked, and asserts on some damaged input;
+//! 0.9 needs Rust 1.87.
+//!
+//! Dictionaries are not supported. A content checksum is skipped and not verified: Java clients write neither. The content is
+//! checked by its size where the frame tells it, and by nothing else unless [`DecodeLimits::verify_crc`] is set: then the body
+//! CRC of the record covers the compressed bytes. It is not set by default, as in Java.
+//!
+//! [`DecodeLimits::verify_crc`]: crate::message::DecodeLimits::verify_crc
 
 mod bits;
 mod entropy;
