@@ -1,6 +1,7 @@
 //! Messages: what is sent, what is received, and how both travel.
 
 pub mod batch;
+mod delivery;
 mod error;
 mod forward;
 pub mod id;
@@ -273,14 +274,7 @@ impl Message {
         if self.properties.get(property::INNER_MULTI_DISPATCH).is_some_and(|queues| queues.contains('/')) {
             return Err(MessageError::PathInDispatch);
         }
-        let level = self.properties.delay_level();
-        if level < 0 {
-            return Err(MessageError::NegativeDelayLevel { level });
-        }
-        if level > 0 && self.properties.has_timer() {
-            return Err(MessageError::DelayLevelAndTimer { level });
-        }
-        Ok(())
+        self.check_delivery()
     }
 
     /// Sets one of the two timers, which exclude each other.

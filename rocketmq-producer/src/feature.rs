@@ -3,7 +3,7 @@
 use crate::{Error, producer::Shared};
 use rocketmq_common::{
     Error as ClientError,
-    message::Properties,
+    message::{Properties, property},
     remote::{Connection, Deadline, Error as RemoteError, ResponseCode},
 };
 use std::sync::Arc;
@@ -13,17 +13,23 @@ use std::sync::Arc;
 pub(crate) enum Feature {
     /// Delivery at a time.
     Timer,
+    /// The choice of the queue by the priority.
+    Priority,
 }
 
 impl Feature {
     /// What a message with these properties needs, if anything.
     pub(crate) fn of(properties: &Properties) -> Option<Self> {
-        properties.has_timer().then_some(Self::Timer)
+        if properties.has_timer() {
+            return Some(Self::Timer);
+        }
+        properties.get(property::PRIORITY).map(|_| Self::Priority)
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Timer => "timer messages",
+            Self::Priority => "priorities",
         }
     }
 
@@ -34,6 +40,7 @@ impl Feature {
     fn since(self) -> (&'static str, i32) {
         match self {
             Self::Timer => ("5.0.0", 413),
+            Self::Priority => ("5.4.0", 493),
         }
     }
 
@@ -91,6 +98,7 @@ const WHEEL_OFF: &str = "timer message is not enabled";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rocketmq_common::Message;
 
     #[test]
     fn a_broker_before_5_cannot_deliver_at_a_time() {
@@ -104,6 +112,18 @@ mod tests {
             "broker broker-a has no timer messages: they came with RocketMQ 5.0.0, it reports version 407"
         );
         assert!(!error.is_retryable() && !error.may_have_happened());
+    }
+
+    #[test]
+    fn a_broker_before_5_4_ignores_priorities() {
+        let of = |message: Message| Feature::of(message.properties());
+        let priority = of(Message::new("t", "b").priority(0)).unwrap();
+        assert_eq!((priority, of(Message::new("t", "b"))), (Feature::Priority, None));
+        for version in [None, Some(493), Some(513)] {
+            assert!(priority.check(&"broker-a".into(), version).is_ok(), "{version:?}");
+        }
+        let error = priority.check(&"broker-a".into(), Some(479)).unwrap_err();
+        assert!(matches!(error, Error::BrokerTooOld { since: "5.4.0", version: 479, .. }), "{error:?}");
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl fmt::Debug for Passenger {
 pub(crate) fn may_share(message: &Message) -> bool {
     let properties = message.properties();
     let is_delayed = properties.delay_level() > 0 || properties.has_timer();
-    let is_for_one = message.is_reply() || properties.get(property::PGROUP).is_some();
+    let has_priority = properties.get(property::PRIORITY).is_some();
+    let is_for_one = has_priority || message.is_reply() || properties.get(property::PGROUP).is_some();
     !is_delayed && !is_for_one && !names::is_retry_topic(message.topic())
 }
 

@@ -1,6 +1,6 @@
 use crate::{Error, Producer, SendReceipt, SendStatus, interceptor::show, producer::Shared};
 use rocketmq_common::{
-    Message, StoredMessage, TransactionCheck,
+    Message, MessageError, StoredMessage, TransactionCheck,
     message::{DecodeLimits, OffsetId, property},
     protocol::{EndTransaction, sys_flag},
     remote::Deadline,
@@ -90,7 +90,8 @@ impl Producer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoChecker`]; [`Error::DelayedTransaction`] for a message with a delay; else as [`send`](Self::send),
+    /// [`Error::NoChecker`]; [`Error::DelayedTransaction`] for a message with a delay; [`Error::Message`] for one with
+    /// a priority; else as [`send`](Self::send),
     /// and then the step has not been taken.
     ///
     /// # Cancel safety
@@ -112,6 +113,9 @@ impl Producer {
         }
         if message.properties().delay_level() != 0 || message.properties().has_timer() {
             return Err(Error::DelayedTransaction);
+        }
+        if message.properties().get(property::PRIORITY).is_some() {
+            return Err(MessageError::PriorityWith { with: "a transaction" }.into());
         }
         let mut message = message;
         let watch = shared.check(&mut message)?;

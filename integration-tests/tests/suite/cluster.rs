@@ -36,6 +36,7 @@ rocketmq_remote::request! {
         topic_filter_type: String = "topicFilterType",
         topic_sys_flag: i32 = "topicSysFlag",
         order: bool = "order",
+        attributes: Option<String> = "attributes",
     }
 }
 
@@ -200,6 +201,23 @@ impl Cluster {
 
     /// Creates a topic of a given name, on the first brokers.
     pub(crate) async fn create_topic(&self, topic: &str, brokers: usize, queues: i32) -> Result<()> {
+        self.create_topic_with(topic, brokers, queues, None).await
+    }
+
+    /// A new topic for messages with priorities.
+    pub(crate) async fn priority_topic(&self, queues: i32) -> Result<String> {
+        let topic = random_name("priorities");
+        self.create_topic_with(&topic, usize::MAX, queues, Some("+message.type=PRIORITY")).await?;
+        Ok(topic)
+    }
+
+    async fn create_topic_with(
+        &self,
+        topic: &str,
+        brokers: usize,
+        queues: i32,
+        attributes: Option<&str>,
+    ) -> Result<()> {
         match &self.servers {
             Servers::Embedded(dev) => {
                 dev.create_topic(topic, queues);
@@ -218,6 +236,7 @@ impl Cluster {
                     topic_filter_type: "SINGLE_TAG".to_owned(),
                     topic_sys_flag: 0,
                     order: false,
+                    attributes: attributes.map(str::to_owned),
                 };
                 for address in broker_addresses.iter().take(brokers) {
                     let options = ConnectionOptions::default();

@@ -170,6 +170,7 @@ fn scenarios() -> Vec<Scenario> {
         both send::ten_thousand_messages_from_64_callers_arrive_once,
         both send::messages_of_four_mib_less_their_properties_arrive,
         both send::a_body_of_four_mib_arrives_and_one_byte_more_does_not,
+        real_since_5 send::a_priority_chooses_the_queue,
         both send::oneway_messages_arrive_once,
         both send::every_property_a_user_may_set_arrives,
         alone send::async_messages_for_one_queue_keep_their_order,

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use rocketmq_common::{Message, remote::ResponseCode};
-use rocketmq_consumer::Filter;
+use rocketmq_consumer::{Filter, PopConfig, PopConsumer, StartAt};
 use rocketmq_producer::{Error, Producer, ProducerConfig, SendStatus};
 use std::{
     collections::BTreeSet,
@@ -232,5 +232,32 @@ pub(crate) async fn a_batch_lies_in_one_queue_in_order(cluster: &Cluster) -> Res
     let consumer = cluster.consumer(&group).subscribe(&topic, Filter::all()).listener(inbox.listener()).start().await?;
     inbox.has_each_once(sent.keys(), SOON).await?;
     consumer.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn a_priority_chooses_the_queue(cluster: &Cluster) -> Result<()> {
+    const QUEUES: i32 = 4;
+    let topic = cluster.priority_topic(QUEUES).await?;
+    let ordinary = cluster.topic(QUEUES).await?;
+    let producer = cluster.producer().await?;
+    for topic in [&ordinary, &topic] {
+        for priority in [0, 1, 2, 3, 7] {
+            let receipt = producer.send(Message::new(topic, format!("{priority}")).priority(priority)).await?;
+            let expected = i32::from(priority).min(QUEUES - 1);
+            ensure!(receipt.queue.queue_id == expected, "priority {priority} went to {}", receipt.queue);
+        }
+    }
+    let popper = PopConsumer::builder(random_name("group")).name_servers([cluster.name_server()]);
+    let config = PopConfig { start_at: StartAt::First, ..Default::default() };
+    let popper = popper.config(config).subscribe(&topic, Filter::all()).start().await?;
+    let mut bodies = Vec::new();
+    while bodies.len() < 5 {
+        for message in popper.receive(1, SOON).await? {
+            bodies.push(String::from_utf8_lossy(message.body()).into_owned());
+            message.ack().await?;
+        }
+    }
+    ensure!(bodies == ["3", "7", "2", "1", "0"], "popped as {bodies:?}");
+    popper.shutdown().await?;
     Ok(producer.shutdown().await?)
 }

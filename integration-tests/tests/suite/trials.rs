@@ -138,6 +138,14 @@ impl Scenario {
         Self { on_dev_broker: false, since_5: true, ..Self::no_auto_create(name, run) }
     }
 
+    /// As [`since_5`](Self::since_5), with what the dev broker does not do.
+    pub(crate) fn real_since_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
+        name: &'static str,
+        run: F,
+    ) -> Self {
+        Self { on_dev_broker: false, ..Self::since_5(name, run) }
+    }
+
     /// As [`before_5`](Self::before_5), with what the dev broker does not do.
     pub(crate) fn real_before_5<F: AsyncFn(&Cluster) -> Result<()> + Send + Sync + 'static>(
         name: &'static str,

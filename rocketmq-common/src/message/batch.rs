@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::layout::{CorruptCause, CorruptRecord, Reader};
 use super::properties::{self, SharedText};
-use super::{Message, MessageError, names};
+use super::{Message, MessageError, names, property};
 
 /// Bytes of an item beside its body and its properties.
 const FIXED_BYTES: usize = 22;
@@ -38,6 +38,9 @@ pub fn check_batch<'a>(
         }
         if message.properties().delay_level() > 0 || message.properties().has_timer() {
             return Err(MessageError::DelayInBatch);
+        }
+        if message.properties().get(property::PRIORITY).is_some() {
+            return Err(MessageError::PriorityInBatch);
         }
         if message.is_reply() {
             return Err(MessageError::ReplyInBatch);
@@ -286,6 +289,7 @@ mod tests {
         assert_eq!(check(&[message(1), message(2).delay_level(1)]), Err(MessageError::DelayInBatch));
         let timer = message(2).deliver_after(std::time::Duration::from_secs(1));
         assert_eq!(check(&[message(1), timer]), Err(MessageError::DelayInBatch));
+        assert_eq!(check(&[message(1), message(2).priority(1)]), Err(MessageError::PriorityInBatch));
         assert_eq!(check(&[message(1), message(2).wait_store(false)]), Err(MessageError::WaitStoreInBatch));
         assert_eq!(check(&[message(1), Message::new("t", "")]), Err(MessageError::EmptyBody));
     }

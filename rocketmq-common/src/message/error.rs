@@ -79,6 +79,12 @@ pub enum MessageError {
         /// The level.
         level: i32,
     },
+    /// The message has a priority and something else with which brokers ignore the priority.
+    #[error("the message has a priority and {with}, with which brokers ignore the priority")]
+    PriorityWith {
+        /// What else it has.
+        with: &'static str,
+    },
     /// The time of delivery is before 1970.
     #[error("the time of delivery is before 1970")]
     DeliveryBeforeEpoch,
@@ -102,6 +108,9 @@ pub enum MessageError {
     /// A message of a batch is a reply, which brokers hand on one at a time.
     #[error("a message of a batch cannot be a reply")]
     ReplyInBatch,
+    /// A message of a batch has a priority, which brokers apply to single messages only.
+    #[error("a message of a batch cannot have a priority")]
+    PriorityInBatch,
     /// A batch has no messages.
     #[error("the batch is empty")]
     EmptyBatch,

@@ -4,8 +4,8 @@ use super::{Message, StoredMessage, properties::is_reserved, property};
 
 impl StoredMessage {
     /// Makes a message to send of a received one: with its topic, body, tag, keys, flag, sharding key and the user's own
-    /// properties. What clients and brokers have added is left out, such as the unique id, the delay, the marks of retries
-    /// and transactions, and receipt handles: the new message has its own.
+    /// properties. What clients and brokers have added is left out, such as the unique id, the marks of retries and
+    /// transactions, and receipt handles: the new message has its own. A delay and a priority are left out, too.
     ///
     /// Text that is not UTF-8 is sent on with U+FFFD in its place. The body of a message that cannot be decoded is sent on as
     /// it is stored.
@@ -98,6 +98,7 @@ mod tests {
             "PGROUP",
             "__transactionId__",
             "TIMER_DELIVER_MS",
+            "_SYS_MSG_PRIORITY_",
             "TIMER_OUT_MS",
             "__CRC32#",
             "DLQ_ORIGIN_TOPIC",

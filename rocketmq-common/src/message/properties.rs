@@ -101,6 +101,8 @@ pub mod property {
     pub const POP_CK_OFFSET: &str = "POP_CK_OFFSET";
     /// When the message was first popped, in ms since the epoch.
     pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
+    /// How urgent the message is, from 0; higher is more urgent.
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
     /// Key whose messages stay in order.
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
     /// Queue id of a forwarded message.
@@ -158,6 +160,7 @@ pub fn is_reserved(name: &str) -> bool {
     matches!(
         name,
         KEYS | TAGS
+            | PRIORITY
             | WAIT
             | DELAY
             | RETRY_TOPIC
@@ -563,7 +566,7 @@ mod tests {
 
     #[test]
     fn names_of_the_system_are_reserved() {
-        for name in ["KEYS", "UNIQ_KEY", "1ST_POP_TIME", "__CRC32#", "TIMER_DELIVER_MS"] {
+        for name in ["KEYS", "UNIQ_KEY", "1ST_POP_TIME", "__CRC32#", "TIMER_DELIVER_MS", "_SYS_MSG_PRIORITY_"] {
             assert!(is_reserved(name), "{name}");
         }
         for name in ["__SHARDINGKEY", "INNER_MULTI_DISPATCH", "__transactionId__", "keys", "colour"] {
