@@ -6,7 +6,8 @@
 //! below. [`ClientConfig`] has the options, [`duration`] reads and writes those that are times, [`resolver`] finds name
 //! servers, [`Namespace`] wraps names, [`compress`] has the codecs, [`pop`] the receipt handles.
 //!
-//! Features: `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library and is needed to compress only.
+//! Features: `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library and is needed to compress only; `json`
+//! for `Message::json` and `StoredMessage::json`.
 //! Applications want `rocketmq-producer` and `rocketmq-consumer`, which have the examples.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

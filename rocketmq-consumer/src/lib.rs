@@ -25,7 +25,7 @@
 //! |---|---|
 //! | a function called for each message, or for several | [`PushConsumerBuilder::listener`], [`batch_listener`](PushConsumerBuilder::batch_listener) |
 //! | the same, in the order of each queue | [`ordered_listener`](PushConsumerBuilder::ordered_listener), [`ordered_batch_listener`](PushConsumerBuilder::ordered_batch_listener) |
-//! | the same, with code that blocks its thread | [`blocking_listener`](PushConsumerBuilder::blocking_listener) and those beside it |
+//! | the same, with code that blocks its thread | [`blocking_listener`](PushConsumerBuilder::blocking_listener), [`blocking_batch_listener`](PushConsumerBuilder::blocking_batch_listener), [`ordered_blocking_listener`](PushConsumerBuilder::ordered_blocking_listener), [`ordered_blocking_batch_listener`](PushConsumerBuilder::ordered_blocking_batch_listener) |
 //! | a stream of messages to acknowledge one by one | [`PushConsumerBuilder::stream`], [`MessageStream`], [`Delivery`] |
 //! | every member of the group gets all messages | [`PushConsumerBuilder::broadcast`], [`PullConsumerBuilder::broadcast`] |
 //! | polled: a topic shared out in a group | [`PullConsumer`], [`PullConsumerBuilder::subscribe`] |
@@ -39,15 +39,20 @@
 //!   durations such as `"5s"`. [`StartAt`] says where a new group begins.
 //! - Which messages: [`Filter`] by tags or SQL92, and [`PushConsumerBuilder::filter`] for one of your own.
 //! - What became of a message: `Ok`, `Err`, or an [`Outcome`]. [`dead_letter_topic`] names where messages end that failed.
+//! - Messages that cannot be decoded ([`StoredMessage::decode_error`]) fail like others, and end among the dead letters. A poll
+//!   fails with [`Error::Undecodable`] instead; [`PullConsumer::skip`] goes on behind the message.
+//! - A message that is sent on: [`StoredMessage::to_message`].
 //! - Who has which queue: [`Allocate`], [`AllocateStrategy`], [`AssignmentChange`].
 //! - Where offsets are: at the brokers, or in an [`OffsetStore`].
-//! - How it is doing: [`Lag`], [`Statistics`], a [`ConsumeInterceptor`] around each call.
+//! - How it is doing: [`PushConsumer::health`] for a health check, [`PushConsumer::lag`] for how far the group is behind,
+//!   [`Statistics`], a [`ConsumeInterceptor`] around each call.
+//! - The end: [`PushConsumer::shutdown`], or [`PushConsumer::shutdown_on`] a signal.
 //! - Where name servers are: a list, or a [`resolver`].
 //!
 //! # Features
 //!
 //! Bodies compressed with Zstandard are always read. `zlib` and `lz4`, both on by default, read and write those codecs;
-//! `zstd` writes Zstandard, which a consumer has no use for.
+//! `zstd` writes Zstandard, which a consumer has no use for. `json` reads bodies in JSON: `StoredMessage::json`.
 //!
 //! # Examples
 //!

@@ -2,6 +2,7 @@ use crate::{
     Error, Filter, Position, PullConsumerBuilder,
     handle::Handle,
     member::Member,
+    offset_store::Offsets,
     polling::Choice,
     pull_once::{Pulled, pull_once},
     shutdown::until_signal,
@@ -102,9 +103,14 @@ impl PullConsumer {
     /// The offset the group has recorded in a queue, whoever consumes it; `None` where there is none yet.
     ///
     /// # Errors
-    /// [`Error::Client`] where the broker does not tell, [`Error::OffsetStore`] where a store of one's own does not.
+    /// [`Error::Client`] where there is no such topic, or the broker does not tell; [`Error::OffsetStore`] where a store of
+    /// one's own does not.
     pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<i64>, Error> {
-        self.handle.recorded_offset(&self.wire_queue(queue)).await
+        let queue = match self.handle.offsets {
+            Offsets::Brokers => self.known_queue(queue).await?,
+            Offsets::File(_) | Offsets::Own(_) => self.wire_queue(queue),
+        };
+        self.handle.recorded_offset(&queue).await
     }
 
     /// The offset of the message of a queue that comes next; `None` before it is known where to begin.

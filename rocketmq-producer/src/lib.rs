@@ -30,12 +30,14 @@
 //! - Options: [`ProducerConfig`], with a [`ClientConfig`]. They are read by serde, with durations such as `"5s"`.
 //!   [`FaultTolerance`] avoids slow brokers.
 //! - Errors: [`Error::is_retryable`] and [`Error::may_have_happened`] tell what to do; [`NotSent`] names every attempt.
+//! - [`StoredMessage::to_message`] makes a message to send of a received one.
+//! - [`Producer::health`] is for a health check; [`Producer::shutdown_on`] shuts down on a signal.
 //! - [`SendInterceptor`] sees each send. Where name servers are: a list, or a [`resolver`].
 //!
 //! # Features
 //!
 //! `zlib` and `lz4`, both on by default, and `zstd`, which builds a C library: the codecs of
-//! [`ProducerConfig::compression`].
+//! [`ProducerConfig::compression`]. `json` writes bodies in JSON: `Message::json`.
 //!
 //! # Examples
 //!

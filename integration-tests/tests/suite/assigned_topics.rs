@@ -6,7 +6,7 @@ use crate::{
     wait::{SOON, eventually},
 };
 use anyhow::{Result, ensure};
-use rocketmq_common::{ClientConfig, Message};
+use rocketmq_common::{ClientConfig, Message, MessageQueue};
 use rocketmq_consumer::{Error, Filter, PullConfig, PullConsumer};
 use std::time::Duration;
 
@@ -114,5 +114,26 @@ pub(crate) async fn may_come_after_the_start(cluster: &Cluster) -> Result<()> {
     ensure!(rest == row(0..10), "polled {rest:?}");
     early.shutdown().await?;
     none.shutdown().await?;
+    Ok(producer.shutdown().await?)
+}
+
+pub(crate) async fn committed_offsets_are_read_without_queues(cluster: &Cluster) -> Result<()> {
+    let (topic, group) = (cluster.topic(1).await?, random_name("group"));
+    let queue = cluster.queues(&topic).await?.remove(0);
+    let producer = cluster.producer().await?;
+    send_numbers(&producer, &queue, 0..3).await?;
+    let first = puller(cluster, &group, by_hand()).assign([queue.clone()]).start().await?;
+    take(&first, 3).await?;
+    first.commit().await?;
+    first.shutdown().await?;
+
+    // Its client has asked for no route yet.
+    let second = puller(cluster, &group, by_hand()).assign([]).start().await?;
+    let committed = second.committed(&queue).await?;
+    ensure!(committed == Some(3), "{committed:?} is committed");
+    let missing = second.committed(&MessageQueue::new(random_name("topic"), queue.broker_name, 0)).await;
+    let is_told = matches!(&missing, Err(Error::Client(rocketmq_common::Error::TopicNotFound { .. })));
+    ensure!(is_told, "of a topic that does not exist: {missing:?}");
+    second.shutdown().await?;
     Ok(producer.shutdown().await?)
 }

@@ -401,6 +401,7 @@ fn scenarios() -> Vec<Scenario> {
         since_5 dead_letters::of_pops_tell_where_they_come_from,
         both assigned_topics::are_fetched_from_with_the_queues_they_get,
         both assigned_topics::may_come_after_the_start,
+        both assigned_topics::committed_offsets_are_read_without_queues,
         both later_queues::a_topic_that_appears_is_consumed_from_its_first_message,
         both later_queues::queues_that_appear_are_consumed_from_their_first_message,
         embedded later_queues::where_a_group_begins_is_committed_at_once,
@@ -425,10 +426,6 @@ fn scenarios() -> Vec<Scenario> {
         both conditions::unequal_subscriptions_are_one_warning,
         embedded conditions::servers_that_are_down_are_one_warning_each,
         embedded filters::sql_that_one_broker_of_two_cannot_serve_is_a_typed_error,
-        both dead_letters::tell_where_they_come_from,
-        since_5 dead_letters::of_pops_tell_where_they_come_from,
-        both assigned_topics::are_fetched_from_with_the_queues_they_get,
-        both assigned_topics::may_come_after_the_start,
     ]
 }
 
