@@ -51,12 +51,14 @@ impl Shared {
             Some(route) => route,
             None => self.route(&message.topic().into(), deadline).await?,
         };
+        // The route may be old: of a topic that does not exist yet, it is made after brokers of a moment ago.
+        let note_stale = |_: &Error| self.client.note_stale(&route);
         if namespace.name().is_none() {
-            return select.choose(route.write_queues(), message);
+            return select.choose(route.write_queues(), message).inspect_err(note_stale);
         }
         let topic = namespace.strip_shared(route.topic().clone());
         let plain = route.write_queues().iter().map(|queue| MessageQueue { topic: topic.clone(), ..queue.clone() });
-        let chosen = select.choose(&plain.collect::<Vec<_>>(), message)?;
+        let chosen = select.choose(&plain.collect::<Vec<_>>(), message).inspect_err(note_stale)?;
         Ok(MessageQueue { topic: route.topic().clone(), ..chosen })
     }
 
