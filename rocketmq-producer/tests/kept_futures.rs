@@ -127,15 +127,16 @@ async fn a_send_that_is_dropped_while_it_waits_for_room_is_withdrawn() {
 async fn a_lingering_send_that_is_dropped_is_withdrawn() {
     let config = ProducerConfig { linger: SHORT, ..Default::default() };
     let (cluster, producer) = start(config).await;
-    let before = cluster.messages("topic").len();
     let (kept, dropped) = (producer.clone(), producer.clone());
     let (sent, was_dropped) =
         tokio::join!(kept.send(message("kept")), timeout(SHORT / 3, dropped.send(message("dropped"))));
     assert!(was_dropped.is_err(), "it did not linger");
     sent.unwrap();
     producer.shutdown().await.unwrap();
-    let bodies: Vec<_> = cluster.messages("topic").iter().skip(before).map(|message| message.body().clone()).collect();
-    assert_eq!(bodies, ["kept"]);
+    // Queue by queue: what `start` has sent may come before or after these.
+    let bodies: Vec<_> = cluster.messages("topic").iter().map(|message| message.body().clone()).collect();
+    assert_eq!(bodies.iter().filter(|body| **body == "kept").count(), 1, "{bodies:?}");
+    assert_eq!(bodies.iter().filter(|body| **body == "dropped").count(), 0, "{bodies:?}");
 }
 
 #[tokio::test]
