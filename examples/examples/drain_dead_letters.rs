@@ -58,7 +58,8 @@ async fn run() -> anyhow::Result<()> {
         .start()
         .await?;
 
-    // A group of its own drains, and commits once the new messages are stored: what it is stopped at comes again.
+    // The drain has its own group and commits after the new messages are stored. If it is stopped in between, the same
+    // dead letters are delivered again.
     let drain = PullConsumer::builder(format!("{group}-drain"))
         .name_servers([&name_server])
         .config(PullConfig { auto_commit: false, start_at: StartAt::First, ..Default::default() })

@@ -52,7 +52,7 @@ async fn run() -> anyhow::Result<()> {
     let terminated = terminated()?;
     println!("listening on http://{address}");
     let served = match cluster {
-        // Nobody else sends requests, and nobody a signal.
+        // Without a name server this is a demonstration: it sends its own requests and needs no signal.
         Some(_) => serve(listener, &producer, &options.topic, try_out(address)).await,
         None => serve(listener, &producer, &options.topic, terminated).await,
     };

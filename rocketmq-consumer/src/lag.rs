@@ -156,7 +156,7 @@ async fn next_popped(pops: &PopGroup, queue: MessageQueue) -> Result<i64, Error>
     match pops.client.kept_consumer_offset(&pops.group, &queue).await? {
         Some(offset) => Ok(offset),
         None if pops.start_at == StartAt::First => first_offset(&pops.client, &queue).await,
-        // Nothing has been popped yet, and where to begin is not known to who has not asked for a message.
+        // Nothing has been popped yet, and the broker chooses the first offset only when the first message is popped.
         None => Ok(pops.client.consumer_offset(&pops.group, &queue).await?.unwrap_or(i64::MAX)),
     }
 }

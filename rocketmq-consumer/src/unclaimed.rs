@@ -88,7 +88,7 @@ impl Popper {
                 popped = pop => popped,
                 () = ended => Err(Error::ShutDown),
             };
-            // Dropped where nobody receives.
+            // Dropped if the receiver is gone, which makes the messages visible again.
             let _ = sender.send(popped);
         });
         popped.await.unwrap_or(Err(Error::ShutDown))

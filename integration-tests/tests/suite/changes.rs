@@ -37,7 +37,7 @@ impl<'a> Group<'a> {
         let consumer = cluster.consumer(&name).config(config).subscribe(&topic, Filter::all());
         let consumer = consumer.listener(inbox.listener()).start().await?;
         let client = ClientConfig { route_refresh_interval: ROUTES, ..Default::default() };
-        // A broker that has just started may take long for its first messages, and store what was given up by then.
+        // A broker that has just started may store a message only after the send has timed out.
         let config = ProducerConfig { client, send_timeout: Duration::from_secs(20), ..Default::default() };
         let producer = cluster.producer_with(config).await?;
         Ok(Self { cluster, topic, name, inbox, producer, consumer, sent: BTreeSet::new() })

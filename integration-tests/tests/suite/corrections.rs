@@ -31,7 +31,7 @@ pub(crate) async fn an_offset_beyond_the_end_is_corrected(cluster: &Cluster) -> 
         }
         cluster.expect_recorded(&group, &topic, 1000).await?;
         let consumer = start(&inbox).await?;
-        // Nobody knows what the queue held: it is begun at its first message, not where the broker puts the group.
+        // This member has pulled nothing yet, so it begins at the first message, not at the offset the broker suggests.
         inbox.has_each_once(sent.keys(), SOON).await?;
         cluster.expect_recorded(&group, &topic, 10).await?;
         let of_topic = topic.clone();

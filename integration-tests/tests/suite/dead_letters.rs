@@ -1,4 +1,4 @@
-//! Messages that a group has given up, and where they came from.
+//! Dead letters, and the message each of them was made from.
 
 use crate::{
     cluster::{Cluster, random_name},
